@@ -1,0 +1,1 @@
+//! HTTP: one file a resource, problem details, OpenAPI, tokens.

@@ -1,0 +1,1 @@
+//! The rules of counting; pure: no I/O, no clock.

@@ -1,0 +1,1 @@
+//! The custom resource `SegmentCounter` v1alpha1: spec, status, conditions.

@@ -1,0 +1,1 @@
+//! The reconcile: observe → validate → build → apply → prune → status.

@@ -1,0 +1,1 @@
+//! Ledger and cache made one: recorder (group commit), counter (read path), maintenance (archive, refresh).
