@@ -1,1 +1,158 @@
-//! The truth: one trait, PostgreSQL and SQLite behind it, each with its migrations.
+//! The truth: memberships and their counters, behind one trait that PostgreSQL and SQLite implement.
+//!
+//! What every ledger promises is in [`Ledger`]; one conformance suite holds them to it. Knows only [`crate::counting`].
+//! Every statement takes its instant from the database's clock: nothing here reads the clock of the machine.
+
+mod error;
+mod jobs;
+mod types;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::counting::{Pair, SegmentId, SegmentName, Window};
+
+pub use error::LedgerError;
+pub use jobs::{ArchiveBatch, ArchiveCursor, Job, JobId, JobReport, JobResult, JobState, Recount, Swept};
+pub use types::{
+    Count, NewSegment, PutSegment, Recorded, Recording, SchemaState, SegmentInfo, SegmentPage, Settings, TestClock,
+};
+
+/// A ledger, shared by everything that serves from it.
+pub type SharedLedger = Arc<dyn Ledger>;
+
+/// The database that holds the truth.
+///
+/// Rules 1 to 9 and 12 of counting hold behind every method. A method that answers has committed; a method that fails has changed
+/// nothing, or what it changed is safe to do again.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// `postgres` or `sqlite`: what logs, metrics and readiness call it.
+    fn kind(&self) -> &'static str;
+
+    /// What it was opened with.
+    fn settings(&self) -> &Settings;
+
+    /// Records a batch in one transaction, durable when this returns; outcomes in the order of `pairs`.
+    ///
+    /// Repeats of a (segment, user) inside one batch count as sent together: the one that ends last takes the outcome of the batch, the
+    /// others are `Unchanged` (or `Expired`, `Refused`, on their own account). At most [`Settings::max_batch`] pairs.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing of the batch is recorded then, and sending it again is safe.
+    async fn record(&self, pairs: &[Pair]) -> Result<Recorded, LedgerError>;
+
+    /// The numbers of the segments that exist, in the order of `names`.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn resolve(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, LedgerError>;
+
+    /// Counts segments in one statement with one `as_of`, in the order of `segments`; a segment that does not exist counts 0.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn count(&self, segments: &[SegmentId]) -> Result<Vec<Count>, LedgerError>;
+
+    /// Creates a segment or changes its settings. A changed window holds for pairs from then on.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn put_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError>;
+
+    /// One segment by name.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn segment(&self, name: &SegmentName) -> Result<Option<SegmentInfo>, LedgerError>;
+
+    /// Segments with their counts, by name in byte order, those after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn segments(&self, after: Option<&SegmentName>, limit: u32) -> Result<SegmentPage, LedgerError>;
+
+    /// Brings the schema to this version; safe to run at any time, by any number at once.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn migrate(&self) -> Result<SchemaState, LedgerError>;
+
+    /// What version of the schema stands, against what this version needs.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn schema(&self) -> Result<SchemaState, LedgerError>;
+
+    /// Whether the database answers, takes writes and keeps them: the check behind readiness (cheap) and start.
+    ///
+    /// # Errors
+    /// [`LedgerError`] says why it would not serve (away, read-only, `fsync` off …).
+    async fn check(&self) -> Result<(), LedgerError>;
+
+    /// Moves up to `limit` memberships that ended before now - settle from the table into the history, in one statement, from `cursor` on.
+    /// `None` begins a pass; [`ArchiveBatch::next`] of `None` ends it. Any number at once is safe.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn archive_batch(&self, cursor: Option<ArchiveCursor>, limit: u32) -> Result<ArchiveBatch, LedgerError>;
+
+    /// Clears counters that ended before now - settle and drops history older than `keep_days`.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn sweep(&self, keep_days: u32) -> Result<Swept, LedgerError>;
+
+    /// The segments whose last recount is the longest ago, never recounted first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn least_recently_recounted(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError>;
+
+    /// Recounts one segment from its memberships in one short snapshot, compares every counter still to come, mends what differs under a
+    /// lock, stores the count as a point of the trend, and notes when it was done.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn recount(&self, segment: SegmentId) -> Result<Recount, LedgerError>;
+
+    /// Notes that a job began. `None`: one of its kind is running (seen within the last minute) and `exclusive` was asked for.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn begin_job(&self, job: Job, exclusive: bool) -> Result<Option<JobId>, LedgerError>;
+
+    /// Says that a job still runs and how far it is; at least every 20 s.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn job_progress(&self, id: JobId, report: &JobReport) -> Result<(), LedgerError>;
+
+    /// Notes how a job ended.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn end_job(&self, id: JobId, result: JobResult, report: &JobReport) -> Result<(), LedgerError>;
+
+    /// What the jobs last did.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn job_state(&self, job: Job) -> Result<JobState, LedgerError>;
+
+    /// The database's clock.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn now(&self) -> Result<Timestamp, LedgerError>;
+
+    /// The window that holds for a segment now: its own, else the counter's.
+    fn effective_window(&self, own: Option<Window>) -> Window {
+        own.unwrap_or_else(|| self.settings().rules.window())
+    }
+
+    /// Ends every connection, after what is under way.
+    async fn close(&self);
+}
