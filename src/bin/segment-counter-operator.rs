@@ -1,1 +1,3 @@
+//! Runs `SegmentCounter` objects.
+
 fn main() {}

@@ -1,1 +1,3 @@
+//! Serves exact counts of the users in a segment.
+
 fn main() {}
