@@ -49,11 +49,13 @@ pub struct Resources {
     /// What the scheduler sets aside, such as `cpu: 250m`, `memory: 128Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "quantities")]
+    #[x_kube(validation = rules::QUANTITIES)]
     pub requests: Option<BTreeMap<String, Quantity>>,
 
     /// What may not be exceeded, such as `memory: 512Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "quantities")]
+    #[x_kube(validation = rules::QUANTITIES)]
     pub limits: Option<BTreeMap<String, Quantity>>,
 }
 
@@ -65,7 +67,6 @@ fn quantities(_: &mut SchemaGenerator) -> Schema {
         "additionalProperties": {
             "x-kubernetes-int-or-string": true,
             "maxLength": 20,
-            "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
         },
     })
 }

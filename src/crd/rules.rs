@@ -36,10 +36,17 @@ pub(super) const RESOLUTION_WITHIN_WINDOW: Rule = (
     "resolutionSeconds must be at most windowSeconds",
 );
 
-/// Compared as quantities: `1` and `1000m` are the same.
+/// Parsed as the API server parses a pod's.
+pub(super) const QUANTITIES: Rule = (
+    "self.all(k, isQuantity(string(self[k])) && quantity(string(self[k])).compareTo(quantity('0')) >= 0)",
+    "must be quantities that are not negative, such as cpu: 250m or memory: 128Mi",
+);
+
+/// Compared as quantities: `1` and `1000m` are the same. What is no quantity is refused by the rule above.
 pub(super) const REQUESTS_WITHIN_LIMITS: Rule = (
-    "!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || \
-     quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)",
+    "!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) \
+     || !isQuantity(string(self.requests[k])) || !isQuantity(string(self.limits[k])) \
+     || quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)",
     "a request must be at most the limit of the same resource",
 );
 
