@@ -234,7 +234,7 @@ mod tests {
         }
 
         async fn before_metrics(&self) {
-            std::future::pending().await;
+            std::future::pending::<()>().await;
         }
     }
 
