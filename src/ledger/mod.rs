@@ -5,6 +5,8 @@
 
 mod error;
 mod jobs;
+mod postgres;
+mod sqlx_error;
 mod types;
 
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use crate::counting::{Pair, SegmentId, SegmentName, Window};
 
 pub use error::LedgerError;
 pub use jobs::{ArchiveBatch, ArchiveCursor, Job, JobId, JobReport, JobResult, JobState, Recount, Swept};
+pub use postgres::{PostgresLedger, PostgresOptions};
 pub use types::{
     Count, NewSegment, PutSegment, Recorded, Recording, SchemaState, SegmentInfo, SegmentPage, Settings, TestClock,
 };

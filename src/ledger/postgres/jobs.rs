@@ -1,0 +1,113 @@
+//! What the jobs did: begun, seen, ended.
+
+use super::{PostgresLedger, timestamp};
+use crate::ledger::{Job, JobId, JobReport, JobResult, JobState, LedgerError};
+
+/// Makes "none is running" and "this one began" one step.
+const JOB_LOCK: i64 = 0x5e67_c004;
+
+/// A run that began, has not ended, and was seen within the last minute.
+const RUNNING: &str = "ended_at IS NULL AND seen_at > coalesce($1, clock_timestamp()) - interval '60 seconds'";
+
+impl PostgresLedger {
+    pub(super) async fn begin(&self, job: Job, exclusive: bool) -> Result<Option<JobId>, LedgerError> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .bind(JOB_LOCK)
+            .execute(&mut *transaction)
+            .await?;
+        let id: Option<i64> = sqlx::query_scalar(self.sql(&format!(
+            "INSERT INTO \"{{base}}\".job_run (job, started_at, seen_at)
+             SELECT $2, i.now, i.now FROM (SELECT coalesce($1, clock_timestamp()) AS now) i
+              WHERE NOT ($3 AND EXISTS (SELECT FROM \"{{base}}\".job_run WHERE job = $2 AND {RUNNING}))
+             RETURNING id"
+        )))
+        .bind(self.clock())
+        .bind(job.name())
+        .bind(exclusive)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(id.map(JobId))
+    }
+
+    pub(super) async fn progress(&self, id: JobId, report: &JobReport) -> Result<(), LedgerError> {
+        sqlx::query(self.sql(
+            "UPDATE \"{base}\".job_run SET seen_at = coalesce($1, clock_timestamp()), report = $3::jsonb WHERE id = $2",
+        ))
+        .bind(self.clock())
+        .bind(id.0)
+        .bind(to_json(report)?)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn end(&self, id: JobId, result: JobResult, report: &JobReport) -> Result<(), LedgerError> {
+        let failure = match result {
+            JobResult::Succeeded => None,
+            JobResult::Failed(why) => Some(why),
+        };
+        sqlx::query(self.sql(
+            "UPDATE \"{base}\".job_run
+                SET seen_at = i.now, ended_at = i.now, succeeded = $4::text IS NULL, failure = $4, report = $3::jsonb
+               FROM (SELECT coalesce($1, clock_timestamp()) AS now) i
+              WHERE id = $2",
+        ))
+        .bind(self.clock())
+        .bind(id.0)
+        .bind(to_json(report)?)
+        .bind(failure)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn state_of(&self, job: Job) -> Result<JobState, LedgerError> {
+        type Last = (i64, bool, Option<String>, String);
+        let mut state = JobState::default();
+        let last: Option<Last> = sqlx::query_as(self.sql(
+            "SELECT (extract(epoch FROM ended_at) * 1000000)::bigint, succeeded, failure, report::text
+               FROM \"{base}\".job_run WHERE job = $1 AND ended_at IS NOT NULL ORDER BY ended_at DESC, id DESC LIMIT 1",
+        ))
+        .bind(job.name())
+        .fetch_optional(&self.pool)
+        .await?;
+        if let Some((ended, succeeded, failure, report)) = last {
+            state.last_end = Some(timestamp(ended)?);
+            state.last_result = Some(if succeeded {
+                Ok(from_json(&report)?)
+            } else {
+                Err(failure.unwrap_or_default())
+            });
+        }
+        let (running, success, age, oldest): (bool, Option<i64>, Option<i64>, Option<i64>) =
+            sqlx::query_as(self.sql(&format!(
+                "SELECT EXISTS (SELECT FROM \"{{base}}\".job_run WHERE job = $2 AND {RUNNING}),
+                        (extract(epoch FROM s.at) * 1000000)::bigint,
+                        floor(extract(epoch FROM i.now - s.at))::bigint,
+                        CASE WHEN $2 = 'refresh' THEN
+                          (SELECT floor(extract(epoch FROM i.now - min(coalesce(recounted_at, created_at))))::bigint FROM \"{{base}}\".segment)
+                        END
+                   FROM (SELECT coalesce($1, clock_timestamp()) AS now) i,
+                        (SELECT max(ended_at) AS at FROM \"{{base}}\".job_run WHERE job = $2 AND succeeded) s"
+            )))
+            .bind(self.clock())
+            .bind(job.name())
+            .fetch_one(&self.pool)
+            .await?;
+        state.running = running;
+        state.last_success = success.map(timestamp).transpose()?;
+        state.seconds_since_success = age.map(|age| age.max(0));
+        state.oldest_recount_seconds = oldest.map(|age| age.max(0));
+        Ok(state)
+    }
+}
+
+fn to_json(report: &JobReport) -> Result<String, LedgerError> {
+    serde_json::to_string(report).map_err(|error| LedgerError::Internal(error.to_string()))
+}
+
+fn from_json(text: &str) -> Result<JobReport, LedgerError> {
+    serde_json::from_str(text).map_err(|error| LedgerError::Internal(error.to_string()))
+}

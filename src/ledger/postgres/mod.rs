@@ -1,0 +1,198 @@
+//! The ledger on PostgreSQL 15 or newer, without any extension.
+//!
+//! One file a statement, or a family of them. Every statement names its schema (a pooler may hand out any session) and takes its instant
+//! from `coalesce($1, clock_timestamp())`, where `$1` is the conformance suite's clock or null. Lock order everywhere: memberships
+//! sorted by (segment, user), then buckets, then spans, each sorted.
+
+mod archive;
+mod connect;
+mod count;
+mod jobs;
+mod partitions;
+mod record;
+mod recount;
+mod schema;
+mod segments;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use quick_cache::sync::Cache as IdCache;
+use sqlx::PgPool;
+
+use super::{
+    ArchiveBatch, ArchiveCursor, Count, Job, JobId, JobReport, JobResult, JobState, Ledger, LedgerError, NewSegment,
+    PutSegment, Recorded, Recount, SchemaState, SegmentInfo, SegmentPage, Settings, Swept,
+};
+use crate::counting::{Pair, SegmentId, SegmentName};
+
+pub use connect::PostgresOptions;
+
+/// How many names of segments a process remembers the numbers of.
+const ID_CACHE_ENTRIES: usize = 100_000;
+
+/// The truth in a PostgreSQL database.
+#[derive(Debug)]
+pub struct PostgresLedger {
+    pool: PgPool,
+    settings: Settings,
+    /// The base schema, an identifier proven by [`PostgresOptions`]; quoted wherever it stands.
+    base: String,
+    /// The schema of the lane.
+    lane: String,
+    sql: Statements,
+    /// Numbers never change while a segment exists, so that a hit is always right.
+    ids: IdCache<SegmentName, SegmentId>,
+}
+
+/// The statements of the hot paths, with the schemas' names filled in once.
+#[derive(Debug)]
+struct Statements {
+    record: sqlx::SqlStr,
+    count: sqlx::SqlStr,
+    resolve: sqlx::SqlStr,
+}
+
+impl PostgresLedger {
+    /// Opens a pool; connects at the first use, so that a database that is away is an error of the call and not of the start.
+    ///
+    /// # Errors
+    /// [`LedgerError::Internal`] where the options are no valid ones.
+    pub fn open(options: &PostgresOptions, settings: Settings) -> Result<Self, LedgerError> {
+        let base = options.schema().to_owned();
+        let lane = format!("{base}_lane_0");
+        let fill = |text: &str| sqlx::AssertSqlSafe(text.replace("{base}", &base).replace("{lane}", &lane));
+        let sql = Statements {
+            record: sqlx::SqlSafeStr::into_sql_str(fill(record::SQL)),
+            count: sqlx::SqlSafeStr::into_sql_str(fill(count::SQL)),
+            resolve: sqlx::SqlSafeStr::into_sql_str(fill(segments::RESOLVE)),
+        };
+        let pool = options.pool(&settings);
+        Ok(Self {
+            pool,
+            settings,
+            base,
+            lane,
+            sql,
+            ids: IdCache::new(ID_CACHE_ENTRIES),
+        })
+    }
+
+    /// Uses other credentials for every connection from now on; those that are open stay until they end by themselves.
+    pub fn set_credentials(&self, options: &PostgresOptions) {
+        self.pool.set_connect_options(options.connect_options(&self.settings));
+    }
+
+    /// A statement with the schemas' names filled in. Both are proven identifiers, so the text is as safe as the constant it was.
+    fn sql(&self, text: &str) -> sqlx::AssertSqlSafe<String> {
+        sqlx::AssertSqlSafe(text.replace("{base}", &self.base).replace("{lane}", &self.lane))
+    }
+
+    /// The value of `$clock`: null, but in the conformance suite.
+    fn clock(&self) -> Option<jiff_sqlx::Timestamp> {
+        let clock = self.settings.clock.as_ref()?;
+        Timestamp::from_microsecond(clock.micros()).ok().map(ToSqlx::to_sqlx)
+    }
+
+    fn settle_micros(&self) -> i64 {
+        i64::try_from(self.settings.settle.as_micros()).unwrap_or(i64::MAX / 4)
+    }
+}
+
+/// A timestamp from what the statements answer: microseconds since the epoch.
+fn timestamp(micros: i64) -> Result<Timestamp, LedgerError> {
+    Timestamp::from_microsecond(micros)
+        .map_err(|error| LedgerError::Internal(format!("an instant out of range: {error}")))
+}
+
+#[async_trait]
+impl Ledger for PostgresLedger {
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    async fn record(&self, pairs: &[Pair]) -> Result<Recorded, LedgerError> {
+        self.record_batch(pairs).await
+    }
+
+    async fn resolve(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, LedgerError> {
+        self.resolve_names(names).await
+    }
+
+    async fn count(&self, segments: &[SegmentId]) -> Result<Vec<Count>, LedgerError> {
+        self.count_segments(segments).await
+    }
+
+    async fn put_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError> {
+        self.upsert_segment(segment).await
+    }
+
+    async fn segment(&self, name: &SegmentName) -> Result<Option<SegmentInfo>, LedgerError> {
+        self.one_segment(name).await
+    }
+
+    async fn segments(&self, after: Option<&SegmentName>, limit: u32) -> Result<SegmentPage, LedgerError> {
+        self.page_of_segments(after, limit).await
+    }
+
+    async fn migrate(&self) -> Result<SchemaState, LedgerError> {
+        self.run_migrations().await
+    }
+
+    async fn schema(&self) -> Result<SchemaState, LedgerError> {
+        self.schema_state().await
+    }
+
+    async fn check(&self) -> Result<(), LedgerError> {
+        self.check_database().await
+    }
+
+    async fn archive_batch(&self, cursor: Option<ArchiveCursor>, limit: u32) -> Result<ArchiveBatch, LedgerError> {
+        self.archive_one_batch(cursor, limit).await
+    }
+
+    async fn sweep(&self, keep_days: u32) -> Result<Swept, LedgerError> {
+        self.sweep_past(keep_days).await
+    }
+
+    async fn least_recently_recounted(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError> {
+        self.longest_unchecked(limit).await
+    }
+
+    async fn recount(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
+        self.recount_segment(segment).await
+    }
+
+    async fn begin_job(&self, job: Job, exclusive: bool) -> Result<Option<JobId>, LedgerError> {
+        self.begin(job, exclusive).await
+    }
+
+    async fn job_progress(&self, id: JobId, report: &JobReport) -> Result<(), LedgerError> {
+        self.progress(id, report).await
+    }
+
+    async fn end_job(&self, id: JobId, result: JobResult, report: &JobReport) -> Result<(), LedgerError> {
+        self.end(id, result, report).await
+    }
+
+    async fn job_state(&self, job: Job) -> Result<JobState, LedgerError> {
+        self.state_of(job).await
+    }
+
+    async fn now(&self) -> Result<Timestamp, LedgerError> {
+        let micros: i64 =
+            sqlx::query_scalar("SELECT (extract(epoch FROM coalesce($1, clock_timestamp())) * 1000000)::bigint")
+                .bind(self.clock())
+                .fetch_one(&self.pool)
+                .await?;
+        timestamp(micros)
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}

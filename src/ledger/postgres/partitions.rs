@@ -1,0 +1,83 @@
+//! The partitions of the histories: one a month, made ahead, dropped whole when their month is past retention.
+
+use sqlx::PgConnection;
+
+use super::PostgresLedger;
+use crate::ledger::LedgerError;
+
+/// Two that make the same partition at once would collide in the catalogue.
+const PARTITION_LOCK: i64 = 0x5e67_c002;
+
+/// Makes the partitions of this month and the next where they are absent.
+pub(super) async fn ensure(ledger: &PostgresLedger, session: &mut PgConnection) -> Result<(), LedgerError> {
+    let parents = parents(ledger);
+    // Looks first: in all but one run a month there is nothing to do, and nothing to lock.
+    let missing: Vec<(String, String, String, String)> = sqlx::query_as(
+        "SELECT p.parent, p.parent || to_char(m.month, '_YYYY_MM'),
+                to_char(m.month, 'YYYY-MM-DD'), to_char(m.month + interval '1 month', 'YYYY-MM-DD')
+           FROM unnest($2::text[]) AS p(parent),
+                (SELECT date_trunc('month', coalesce($1, clock_timestamp()) AT TIME ZONE 'UTC') + n * interval '1 month' AS month
+                   FROM generate_series(0, 1) AS n) m
+          WHERE to_regclass(p.parent || to_char(m.month, '_YYYY_MM')) IS NULL
+          ORDER BY 2",
+    )
+    .bind(ledger.clock())
+    .bind(&parents)
+    .fetch_all(&mut *session)
+    .await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("SELECT pg_advisory_lock($1)")
+        .bind(PARTITION_LOCK)
+        .execute(&mut *session)
+        .await?;
+    let made = make(&missing, session).await;
+    sqlx::query("SELECT pg_advisory_unlock($1)")
+        .bind(PARTITION_LOCK)
+        .execute(&mut *session)
+        .await?;
+    made
+}
+
+async fn make(missing: &[(String, String, String, String)], session: &mut PgConnection) -> Result<(), LedgerError> {
+    for (parent, name, from, to) in missing {
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "CREATE TABLE IF NOT EXISTS {name} PARTITION OF {parent} FOR VALUES FROM ('{from} 00:00+00') TO ('{to} 00:00+00')"
+        )))
+        .execute(&mut *session)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Drops the partitions whose month ended more than `keep_days` ago; says how many.
+pub(super) async fn drop_past(ledger: &PostgresLedger, keep_days: u32) -> Result<i64, LedgerError> {
+    let past: Vec<String> = sqlx::query_scalar(
+        "SELECT i.inhrelid::regclass::text
+           FROM unnest($2::text[]) AS p(parent)
+           JOIN pg_inherits i ON i.inhparent = to_regclass(p.parent)
+           JOIN pg_class c ON c.oid = i.inhrelid
+          WHERE (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC'
+                <= coalesce($1, clock_timestamp()) - $3 * interval '1 day'
+          ORDER BY 1",
+    )
+    .bind(ledger.clock())
+    .bind(parents(ledger))
+    .bind(i32::try_from(keep_days).unwrap_or(i32::MAX))
+    .fetch_all(&ledger.pool)
+    .await?;
+    for name in &past {
+        sqlx::query(sqlx::AssertSqlSafe(format!("DROP TABLE IF EXISTS {name}")))
+            .execute(&ledger.pool)
+            .await?;
+    }
+    Ok(i64::try_from(past.len()).unwrap_or(i64::MAX))
+}
+
+fn parents(ledger: &PostgresLedger) -> Vec<String> {
+    vec![
+        format!("{}.segment_history", ledger.base),
+        format!("{}.membership_history", ledger.lane),
+    ]
+}

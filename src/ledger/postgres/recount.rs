@@ -1,0 +1,113 @@
+//! The recount: memberships against counters, one segment in one short snapshot after another.
+
+use sqlx::{Executor, Postgres};
+
+use super::{PostgresLedger, partitions, timestamp};
+use crate::counting::SegmentId;
+use crate::ledger::{LedgerError, Recount};
+
+/// What differs, over the counters still to come. `$1` clock, `$2` segment.
+const DIFFERENCES: &str = r#"
+instant AS MATERIALIZED (
+  SELECT now, date_bin('2 hours', now, 'epoch') + interval '2 hours' AS edge FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
+), truth AS MATERIALIZED (
+  SELECT m.expires_at, count(*) AS n FROM "{lane}".membership m
+   WHERE m.segment_id = $2 AND m.expires_at > (SELECT now FROM instant) GROUP BY 1
+), bucket_difference AS MATERIALIZED (
+  SELECT coalesce(t.expires_at, b.expires_at) AS at, coalesce(t.n, 0) - coalesce(b.members, 0) AS d
+    FROM truth t
+    FULL JOIN (SELECT expires_at, members FROM "{lane}".segment_bucket
+                WHERE segment_id = $2 AND expires_at > (SELECT now FROM instant)) b ON b.expires_at = t.expires_at
+   WHERE coalesce(t.n, 0) <> coalesce(b.members, 0)
+), span_difference AS MATERIALIZED (
+  SELECT coalesce(t.at, s.span_end) AS at, coalesce(t.n, 0) - coalesce(s.members, 0) AS d
+    FROM (SELECT date_bin('2 hours', expires_at - interval '1 microsecond', 'epoch') + interval '2 hours' AS at, sum(n) AS n
+            FROM truth WHERE expires_at > (SELECT edge FROM instant) GROUP BY 1) t
+    FULL JOIN (SELECT span_end, members FROM "{lane}".segment_span
+                WHERE segment_id = $2 AND span_end > (SELECT edge FROM instant)) s ON s.span_end = t.at
+   WHERE coalesce(t.n, 0) <> coalesce(s.members, 0)
+)"#;
+
+const COMPARE: &str = r#"
+SELECT (SELECT (extract(epoch FROM now) * 1000000)::bigint FROM instant),
+       coalesce((SELECT sum(n) FROM truth), 0)::bigint,
+       (coalesce((SELECT sum(abs(d)) FROM bucket_difference), 0) + coalesce((SELECT sum(abs(d)) FROM span_difference), 0))::bigint
+"#;
+
+const MEND: &str = r#"
+, mended_buckets AS (
+  INSERT INTO "{lane}".segment_bucket AS b (segment_id, expires_at, members)
+  SELECT $2, at, d FROM bucket_difference ORDER BY at
+  ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members
+), mended_spans AS (
+  INSERT INTO "{lane}".segment_span AS s (segment_id, span_end, members)
+  SELECT $2, at, d FROM span_difference ORDER BY at
+  ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members
+)"#;
+
+impl PostgresLedger {
+    pub(super) async fn longest_unchecked(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError> {
+        let ids: Vec<i64> = sqlx::query_scalar(
+            self.sql("SELECT id FROM \"{base}\".segment ORDER BY recounted_at NULLS FIRST, id LIMIT $1"),
+        )
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(ids.into_iter().map(SegmentId).collect())
+    }
+
+    pub(super) async fn recount_segment(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
+        let mut found = self.compare(segment, "", &self.pool).await?;
+        if found.drift != 0 {
+            found = self.mend(segment).await?;
+        }
+        let mut session = self.pool.acquire().await?;
+        partitions::ensure(self, &mut session).await?;
+        sqlx::query(self.sql(
+            r#"WITH point AS (
+                 INSERT INTO "{base}".segment_history (segment_id, at, members) VALUES ($1, $3, $2)
+               )
+               UPDATE "{base}".segment SET recounted_at = $3 WHERE id = $1"#,
+        ))
+        .bind(segment.0)
+        .bind(found.members)
+        .bind(jiff_sqlx::ToSqlx::to_sqlx(found.as_of))
+        .execute(&mut *session)
+        .await?;
+        Ok(found)
+    }
+
+    async fn compare<'e>(
+        &self,
+        segment: SegmentId,
+        mend: &str,
+        executor: impl Executor<'e, Database = Postgres>,
+    ) -> Result<Recount, LedgerError> {
+        let text = format!("WITH {DIFFERENCES} {mend} {COMPARE}");
+        let (at, members, drift): (i64, i64, i64) = sqlx::query_as(self.sql(&text))
+            .bind(self.clock())
+            .bind(segment.0)
+            .fetch_one(executor)
+            .await?;
+        Ok(Recount {
+            segment,
+            members,
+            drift,
+            as_of: timestamp(at)?,
+        })
+    }
+
+    /// Adds what is missing while no writer moves a counter. Writers wait for the table's lock with their memberships uncommitted, so
+    /// memberships and counters that this sees belong together.
+    async fn mend(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query(
+            self.sql("LOCK TABLE \"{lane}\".segment_bucket, \"{lane}\".segment_span IN SHARE ROW EXCLUSIVE MODE"),
+        )
+        .execute(&mut *transaction)
+        .await?;
+        let found = self.compare(segment, MEND, &mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(found)
+    }
+}

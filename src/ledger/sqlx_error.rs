@@ -1,0 +1,41 @@
+//! What the database drivers' errors mean to the rest of the house.
+
+use sqlx::migrate::MigrateError;
+
+use crate::ledger::LedgerError;
+
+impl From<sqlx::Error> for LedgerError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(database) => {
+                let text = database.message().to_owned();
+                match database.code().as_deref() {
+                    Some("28P01" | "28000") => Self::AuthenticationFailed(text),
+                    Some("42501") => Self::MissingPrivilege(text),
+                    Some("25006") => Self::ReadOnly(text),
+                    Some("42P01" | "3F000" | "42703") => Self::Schema(text),
+                    // Query cancelled by its limit, lock not available, too many clients: try again.
+                    Some("57014" | "55P03" | "53300" | "40001" | "40P01") => Self::Timeout(text),
+                    // The database does not exist, or refuses connections for now (starting, stopping, in recovery).
+                    Some("3D000" | "57P01" | "57P02" | "57P03") => Self::Unreachable(text),
+                    Some(code) if code.starts_with("08") => Self::Unreachable(text),
+                    _ => Self::Internal(text),
+                }
+            }
+            sqlx::Error::Io(io) => Self::Unreachable(io.to_string()),
+            sqlx::Error::Tls(tls) => Self::TlsUntrusted(tls.to_string()),
+            sqlx::Error::PoolTimedOut => Self::Timeout("no connection came free".to_owned()),
+            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Self::Unreachable(error.to_string()),
+            _ => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<MigrateError> for LedgerError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
+            other => Self::Schema(other.to_string()),
+        }
+    }
+}
