@@ -5,7 +5,9 @@
 
 mod error;
 mod jobs;
+mod open;
 mod postgres;
+mod sqlite;
 mod sqlx_error;
 mod types;
 
@@ -18,7 +20,9 @@ use crate::counting::{Pair, SegmentId, SegmentName, Window};
 
 pub use error::LedgerError;
 pub use jobs::{ArchiveBatch, ArchiveCursor, Job, JobId, JobReport, JobResult, JobState, Recount, Swept};
+pub use open::{Location, LocationError, open};
 pub use postgres::{PostgresLedger, PostgresOptions};
+pub use sqlite::SqliteLedger;
 pub use types::{
     Count, NewSegment, PutSegment, Recorded, Recording, SchemaState, SegmentInfo, SegmentPage, Settings, TestClock,
 };

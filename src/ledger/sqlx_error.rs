@@ -18,6 +18,11 @@ impl From<sqlx::Error> for LedgerError {
                     Some("57014" | "55P03" | "53300" | "40001" | "40P01") => Self::Timeout(text),
                     // The database does not exist, or refuses connections for now (starting, stopping, in recovery).
                     Some("3D000" | "57P01" | "57P02" | "57P03") => Self::Unreachable(text),
+                    // SQLite's own numbers: busy and locked; read-only; cannot open; a table that is not there.
+                    Some("5" | "6" | "261" | "517") => Self::Timeout(text),
+                    Some("8" | "264" | "520" | "776" | "1032") => Self::ReadOnly(text),
+                    Some("14") => Self::Unreachable(text),
+                    Some("1") if text.starts_with("no such table") => Self::Schema(text),
                     Some(code) if code.starts_with("08") => Self::Unreachable(text),
                     _ => Self::Internal(text),
                 }
