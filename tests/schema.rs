@@ -144,7 +144,7 @@ fn no_member_of_a_union_has_a_default_and_nothing_may_be_null() {
         }
     }
     walk(&schema, "", &mut |path, node| {
-        assert!(node.get("nullable").is_none(), "{path}")
+        assert!(node.get("nullable").is_none(), "{path}");
     });
 }
 
