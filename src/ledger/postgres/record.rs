@@ -58,8 +58,8 @@ WITH instant AS MATERIALIZED (
   ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members
 )
 SELECT (SELECT micros FROM instant),
-       array_agg((CASE WHEN o.unknown THEN 5
-                       WHEN o.ahead THEN 4
+       array_agg((CASE WHEN o.ahead THEN 4
+                       WHEN o.unknown THEN 5
                        WHEN o.expires_at <= i.now THEN 3
                        WHEN b.ordinal <> o.ordinal OR c.segment_id IS NULL THEN 2
                        WHEN c.prev_expires_at > i.now THEN 1
