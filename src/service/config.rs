@@ -1,0 +1,48 @@
+//! The service's own bounds, each with the value it has where nothing else is said.
+
+use std::time::Duration;
+
+/// The service's bounds.
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    /// How old an answer may be where the request says nothing.
+    pub max_staleness: Duration,
+    /// While the ledger is away: how old the last value may be to be served in its place; `None`: not at all.
+    pub serve_stale: Option<Duration>,
+    /// Single pairs that may wait for a flush; beyond it a request is told to come again.
+    pub queue_pairs: usize,
+    /// The most pairs of one flush, and of one statement of a batch: beyond 500 a commit shared by more gains nothing (measured).
+    pub flush_pairs: usize,
+    /// Flushers at once. A segment's pairs always go through the same one, so that two flushes seldom meet at one counter.
+    pub flushers: usize,
+    /// Statements of batches ([`super::Service::record_many`]) at once.
+    pub batch_writers: usize,
+    /// Pairs of batches that may wait in memory; beyond it a batch is told to come again.
+    pub batch_queue_pairs: usize,
+    /// Counting statements at once, and lookups of names at once.
+    pub ledger_reads: usize,
+    /// Requests that may wait for those statements.
+    pub ledger_read_waiters: usize,
+    /// Segments whose count and name are remembered in the process.
+    pub local_entries: usize,
+    /// The shortest time between two invalidations of one segment in the cache.
+    pub invalidate_every: Duration,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            max_staleness: Duration::from_secs(1),
+            serve_stale: Some(Duration::from_secs(900)),
+            queue_pairs: 20_000,
+            flush_pairs: 500,
+            flushers: 1,
+            batch_writers: 2,
+            batch_queue_pairs: 200_000,
+            ledger_reads: 4,
+            ledger_read_waiters: 10_000,
+            local_entries: 100_000,
+            invalidate_every: Duration::from_millis(100),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! One flight: segments that nobody else is reading, through the cache and, where that does not help, the ledger.
+//!
+//! The order matters: the claim in the cache is had *before* the ledger's statement is sent, so that a slow reader's value, or one that a
+//! writer has overtaken, is not stored.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use crate::cache::{CacheError, Cached, Claim, Lookup};
+use crate::counting::SegmentId;
+use crate::ledger::LedgerError;
+
+use super::super::ServiceError;
+use super::super::gather::Join;
+use super::super::metrics::Level;
+use super::{Counter, Entry, Found};
+
+/// How an answer came about.
+#[derive(Debug, Clone)]
+pub(super) struct Landing {
+    pub(super) result: Result<Found, ServiceError>,
+    /// Beside an error of the ledger: the last value, of any age.
+    pub(super) stale: Option<Entry>,
+}
+
+impl Landing {
+    pub(super) fn of(found: Found) -> Self {
+        Self {
+            result: Ok(found),
+            stale: None,
+        }
+    }
+
+    /// The flight broke off; a defect.
+    pub(super) fn lost() -> Self {
+        let error = LedgerError::Internal("a count's flight ended without an answer".to_owned());
+        Self {
+            result: Err(error.into()),
+            stale: None,
+        }
+    }
+
+    /// The answer, or while the ledger is away the last value, if it is not older than `limit`.
+    pub(super) fn or_stale(self, limit: Option<Duration>) -> Result<Found, ServiceError> {
+        match (self.result, self.stale, limit) {
+            (Err(ServiceError::Ledger(_)), Some(entry), Some(limit)) if entry.age() <= limit => Ok(Found {
+                entry,
+                level: Level::Stale,
+            }),
+            (result, _, _) => result,
+        }
+    }
+}
+
+/// A segment that the cache alone could not answer.
+struct Wanted {
+    segment: SegmentId,
+    claim: Option<Claim>,
+    cached: Option<Entry>,
+}
+
+/// Reads `segments` and lands each.
+pub(super) async fn fly(counter: Arc<Counter>, segments: Vec<SegmentId>, bound: Duration) {
+    let mut runway = Runway {
+        counter: &counter,
+        open: segments.iter().copied().collect(),
+    };
+    let asked = Instant::now();
+    let lookups = join_all(segments.iter().map(|segment| counter.cache.read(*segment, bound))).await;
+    let mut wanted = Vec::new();
+    for (segment, lookup) in segments.into_iter().zip(lookups) {
+        match sort(&counter, segment, lookup, asked, bound) {
+            Sorted::Answered(entry) => {
+                counter.local.keep(segment, entry);
+                runway.land(
+                    segment,
+                    &Landing::of(Found {
+                        entry,
+                        level: Level::Cache,
+                    }),
+                );
+            }
+            Sorted::Wanted(segment) => wanted.push(segment),
+        }
+    }
+    let wanted = skip_while_ledger_pauses(&counter, &mut runway, wanted);
+    // A claimed value must come from a statement sent after the claim; without one any statement under way will do.
+    let join = |wanted: &Wanted| {
+        if wanted.claim.is_some() {
+            Join::Unsent
+        } else {
+            Join::Any
+        }
+    };
+    let landed = if wanted.is_empty() {
+        Vec::new()
+    } else {
+        counter
+            .counts
+            .get_many(wanted.iter().map(|w| (w.segment, join(w))))
+            .await
+    };
+    let mut stores = Vec::new();
+    for (wanted, landed) in wanted.into_iter().zip(landed) {
+        let landing = counter.landing(wanted.segment, landed, wanted.cached);
+        runway.land(wanted.segment, &landing);
+        if let (Ok(found), Some(claim)) = (&landing.result, wanted.claim) {
+            stores.push((claim, found.entry));
+        }
+    }
+    // Nobody waits for this.
+    let store = |(claim, entry): (Claim, Entry)| {
+        let cache = &counter.cache;
+        async move { cache.store(&claim, entry.members, entry.as_of).await }
+    };
+    for stored in join_all(stores.into_iter().map(store)).await {
+        if let Err(error) = stored {
+            counter.metrics.cache_error("store");
+            tracing::debug!(%error, "a count was not cached");
+        }
+    }
+}
+
+enum Sorted {
+    Answered(Entry),
+    Wanted(Wanted),
+}
+
+fn sort(
+    counter: &Counter,
+    segment: SegmentId,
+    lookup: Result<Lookup, CacheError>,
+    asked: Instant,
+    bound: Duration,
+) -> Sorted {
+    let Lookup { value, claim } = lookup.unwrap_or_else(|error| {
+        counter.metrics.cache_error("read");
+        tracing::debug!(%error, "the cache did not answer; the ledger will");
+        Lookup {
+            value: None,
+            claim: None,
+        }
+    });
+    let cached = value.and_then(|value| entry(value, asked));
+    match cached {
+        Some(entry) if claim.is_none() && entry.age() <= bound => Sorted::Answered(entry),
+        cached => Sorted::Wanted(Wanted { segment, claim, cached }),
+    }
+}
+
+/// The age is counted from before the cache was asked; `None` where it reaches further back than this machine's clock.
+fn entry(value: Cached, asked: Instant) -> Option<Entry> {
+    let since = asked.checked_sub(value.age)?;
+    Some(Entry {
+        members: value.members,
+        as_of: value.as_of,
+        since,
+        fresh: value.fresh,
+    })
+}
+
+/// Right after the ledger failed, segments whose last value may be served are served so, rather than have each reader wait for a time-out.
+fn skip_while_ledger_pauses(counter: &Counter, runway: &mut Runway<'_>, wanted: Vec<Wanted>) -> Vec<Wanted> {
+    let Some(limit) = counter.serve_stale.filter(|_| counter.ledger_pauses()) else {
+        return wanted;
+    };
+    let mut rest = Vec::new();
+    for wanted in wanted {
+        match counter.last_value(wanted.segment, wanted.cached) {
+            Some(entry) if entry.age() <= limit => {
+                runway.land(
+                    wanted.segment,
+                    &Landing::of(Found {
+                        entry,
+                        level: Level::Stale,
+                    }),
+                );
+            }
+            _ => rest.push(wanted),
+        }
+    }
+    rest
+}
+
+/// The segments of a flight that have not landed. Whatever ends the flight opens them for the next: none may stay closed for ever.
+struct Runway<'a> {
+    counter: &'a Counter,
+    open: BTreeSet<SegmentId>,
+}
+
+impl Runway<'_> {
+    fn land(&mut self, segment: SegmentId, landing: &Landing) {
+        self.open.remove(&segment);
+        let mut flights = self.counter.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let readers = flights.remove(&segment).unwrap_or_default();
+        drop(flights);
+        for reader in readers {
+            // Who does not wait any longer does not need the answer.
+            let _ = reader.send(landing.clone());
+        }
+    }
+}
+
+impl Drop for Runway<'_> {
+    fn drop(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let mut flights = self.counter.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        for segment in &self.open {
+            flights.remove(segment);
+        }
+    }
+}

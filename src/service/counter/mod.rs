@@ -1,0 +1,378 @@
+//! The read path: this process' entries, then the cache, then the ledger; exact, and no older than was asked for.
+//!
+//! No two machines' clocks are compared: every age is counted by this process' monotonic clock from an instant *before* the request that
+//! brought the value, plus what the cache measured by its own clock. Losing the cache changes no answer.
+
+mod flight;
+mod local;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use jiff::Timestamp;
+use quick_cache::sync::Cache as Bounded;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::cache::SharedCache;
+use crate::counting::{SegmentId, SegmentName};
+use crate::ledger::{Count, LedgerError, SharedLedger};
+
+use super::gather::{Gather, Join, Landed};
+use super::metrics::{Level, Metrics};
+use super::{ServiceConfig, ServiceError};
+
+use flight::Landing;
+pub(crate) use local::{Entry, Local};
+
+/// How long the reader that refreshes a value waits for it before it takes the unfresh one, which is inside the bound too.
+const REFRESH_PATIENCE: Duration = Duration::from_millis(20);
+/// After the ledger failed: for so long the last values are served without asking it again.
+const LEDGER_PAUSE: Duration = Duration::from_millis(500);
+
+/// A count, exact at `as_of`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountAnswer {
+    /// The segment.
+    pub segment: SegmentName,
+    /// How many users were in it at `as_of`.
+    pub count: i64,
+    /// The instant at which the count was exact, by the database's clock.
+    pub as_of: Timestamp,
+    /// An upper bound of the age of the answer.
+    pub staleness: Duration,
+    /// True while the answer is as fresh as was asked for; false for the last value, served because the ledger is away.
+    pub exact: bool,
+}
+
+/// What was found for a segment.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    entry: Entry,
+    level: Level,
+}
+
+pub(crate) struct Counter {
+    local: Local,
+    names: Bounded<SegmentName, SegmentId>,
+    flights: Mutex<HashMap<SegmentId, Vec<oneshot::Sender<Landing>>>>,
+    counts: Gather<SegmentId, Count>,
+    resolves: Gather<SegmentName, Option<SegmentId>>,
+    cache: SharedCache,
+    metrics: Arc<Metrics>,
+    serve_stale: Option<Duration>,
+    ledger_failed: Mutex<Option<Instant>>,
+}
+
+impl Counter {
+    pub(crate) fn new(
+        ledger: &SharedLedger,
+        cache: SharedCache,
+        metrics: Arc<Metrics>,
+        config: &ServiceConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            local: Local::new(config.local_entries),
+            names: Bounded::new(config.local_entries.max(1)),
+            flights: Mutex::default(),
+            counts: gather_counts(Arc::clone(ledger), Arc::clone(&metrics), config),
+            resolves: gather_names(Arc::clone(ledger), Arc::clone(&metrics), config),
+            cache,
+            metrics,
+            serve_stale: config.serve_stale,
+            ledger_failed: Mutex::default(),
+        })
+    }
+
+    /// The counts of segments, in the order of `names`; `None` where there is no such segment.
+    pub(crate) async fn counts(
+        self: &Arc<Self>,
+        names: &[SegmentName],
+        bound: Duration,
+    ) -> Result<Vec<Option<CountAnswer>>, ServiceError> {
+        let ids = self.resolve(names).await?;
+        let known: Vec<SegmentId> = ids.iter().flatten().copied().collect();
+        let mut found = self.find(&known, bound).await.into_iter();
+        let mut answers = Vec::with_capacity(names.len());
+        for (name, id) in names.iter().zip(&ids) {
+            let answer = match id.and_then(|_| found.next()) {
+                Some(found) => Some(self.answer(name.clone(), found?)),
+                None => None,
+            };
+            answers.push(answer);
+        }
+        Ok(answers)
+    }
+
+    /// The count of one segment; `None` where there is no such segment.
+    pub(crate) async fn count(
+        self: &Arc<Self>,
+        name: &SegmentName,
+        bound: Duration,
+    ) -> Result<Option<CountAnswer>, ServiceError> {
+        // The hot path: two look-ups in memory.
+        if let Some(id) = self.names.get(name)
+            && let Some(found) = self.hit(id, bound)
+            && found.entry.fresh
+        {
+            return Ok(Some(self.answer(name.clone(), found)));
+        }
+        Ok(self.counts(std::slice::from_ref(name), bound).await?.pop().flatten())
+    }
+
+    /// Notes that segments changed before `at`: what is remembered of them is refreshed at the next read.
+    pub(crate) fn mark(&self, segments: &[SegmentId], at: Instant) {
+        self.local.mark(segments, at);
+    }
+
+    /// Whether the last values may answer in the ledger's place for now.
+    pub(crate) fn could_answer_alone(&self) -> bool {
+        self.serve_stale.is_some() && !self.local.is_empty()
+    }
+
+    /// Numbers never change once given, so they are remembered; that a name has none is not.
+    async fn resolve(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, ServiceError> {
+        let mut ids: Vec<Option<SegmentId>> = names.iter().map(|name| self.names.get(name)).collect();
+        let unknown: Vec<usize> = (0..names.len()).filter(|index| ids[*index].is_none()).collect();
+        // Not a look-up that is under way: it may have missed a segment that the caller saw created.
+        let asked = unknown.iter().map(|index| (names[*index].clone(), Join::Unsent));
+        let landed = if unknown.is_empty() {
+            Vec::new()
+        } else {
+            self.resolves.get_many(asked).await
+        };
+        for (index, landed) in unknown.into_iter().zip(landed) {
+            ids[index] = landed?.value;
+            if let Some(id) = ids[index] {
+                self.names.insert(names[index].clone(), id);
+            }
+        }
+        Ok(ids)
+    }
+
+    async fn find(self: &Arc<Self>, ids: &[SegmentId], bound: Duration) -> Vec<Result<Found, ServiceError>> {
+        let arrived = Instant::now();
+        if bound.is_zero() {
+            return self
+                .strict(ids)
+                .await
+                .into_iter()
+                .map(|landing| landing.result)
+                .collect();
+        }
+        let landings = self.relaxed(ids, bound).await;
+        // What a flight with a wider bound brought may be too old for this reader; a statement sent after it arrived never is.
+        let too_old = landings.iter().map(|landing| {
+            let found = landing.result.as_ref().ok();
+            found.is_some_and(|f| f.level != Level::Stale && f.entry.since < arrived && f.entry.age() > bound)
+        });
+        let too_old: Vec<bool> = too_old.collect();
+        let again: Vec<SegmentId> = ids
+            .iter()
+            .zip(&too_old)
+            .filter(|(_, old)| **old)
+            .map(|(id, _)| *id)
+            .collect();
+        let mut strict = if again.is_empty() {
+            Vec::new()
+        } else {
+            self.strict(&again).await
+        }
+        .into_iter();
+        let mut results = Vec::with_capacity(ids.len());
+        for (landing, old) in landings.into_iter().zip(too_old) {
+            let landing = if old {
+                strict.next().unwrap_or_else(Landing::lost)
+            } else {
+                landing
+            };
+            results.push(landing.or_stale(self.serve_stale));
+        }
+        results
+    }
+
+    /// From the ledger, by statements that are sent after this call.
+    async fn strict(&self, ids: &[SegmentId]) -> Vec<Landing> {
+        let landed = self.counts.get_many(ids.iter().map(|id| (*id, Join::Unsent))).await;
+        ids.iter()
+            .zip(landed)
+            .map(|(id, landed)| self.landing(*id, landed, None))
+            .collect()
+    }
+
+    /// From wherever the bound allows; one reader of a segment leads, the others follow.
+    async fn relaxed(self: &Arc<Self>, ids: &[SegmentId], bound: Duration) -> Vec<Landing> {
+        let mut places = Vec::with_capacity(ids.len());
+        let mut leads = Vec::new();
+        {
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            for id in ids {
+                let hit = self.hit(*id, bound);
+                if let Some(found) = hit.filter(|found| found.entry.fresh) {
+                    places.push(Place::Here(Landing::of(found)));
+                    continue;
+                }
+                let (sender, receiver) = oneshot::channel();
+                match (flights.get_mut(id), hit) {
+                    (Some(_), Some(found)) => places.push(Place::Here(Landing::of(found))),
+                    (Some(readers), None) => {
+                        readers.push(sender);
+                        places.push(Place::Joined(receiver, None));
+                    }
+                    (None, hit) => {
+                        flights.insert(*id, vec![sender]);
+                        leads.push(*id);
+                        places.push(Place::Joined(receiver, hit));
+                    }
+                }
+            }
+        }
+        if !leads.is_empty() {
+            // A task of its own: the flight must land for all its readers even if the first of them goes away.
+            tokio::spawn(flight::fly(Arc::clone(self), leads, bound));
+        }
+        let mut landings = Vec::with_capacity(places.len());
+        for place in places {
+            landings.push(place.arrive(bound).await);
+        }
+        landings
+    }
+
+    /// What is remembered and inside the bound, fresh or not.
+    fn hit(&self, id: SegmentId, bound: Duration) -> Option<Found> {
+        let entry = self.local.get(id)?;
+        (entry.age() <= bound).then_some(Found {
+            entry,
+            level: Level::Local,
+        })
+    }
+
+    /// What the ledger answered, remembered; where it did not, the last value beside the error.
+    fn landing(&self, id: SegmentId, landed: Result<Landed<Count>, ServiceError>, cached: Option<Entry>) -> Landing {
+        match landed {
+            Ok(Landed { value, sent }) => {
+                self.note_ledger(None);
+                let entry = Entry {
+                    members: value.members,
+                    as_of: value.as_of,
+                    since: sent,
+                    fresh: true,
+                };
+                self.local.keep(id, entry);
+                Landing::of(Found {
+                    entry,
+                    level: Level::Ledger,
+                })
+            }
+            Err(error) => {
+                if let ServiceError::Ledger(_) = error {
+                    self.note_ledger(Some(Instant::now()));
+                }
+                Landing {
+                    result: Err(error),
+                    stale: self.last_value(id, cached),
+                }
+            }
+        }
+    }
+
+    fn last_value(&self, id: SegmentId, cached: Option<Entry>) -> Option<Entry> {
+        self.local
+            .get(id)
+            .into_iter()
+            .chain(cached)
+            .max_by_key(|entry| entry.since)
+    }
+
+    fn note_ledger(&self, failed: Option<Instant>) {
+        *self.ledger_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    }
+
+    /// Whether the ledger failed so lately that asking again would only make readers wait.
+    fn ledger_pauses(&self) -> bool {
+        let failed = *self.ledger_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.is_some_and(|at| at.elapsed() < LEDGER_PAUSE)
+    }
+
+    fn answer(&self, segment: SegmentName, found: Found) -> CountAnswer {
+        let staleness = found.entry.age();
+        self.metrics.count(found.level, staleness);
+        CountAnswer {
+            segment,
+            count: found.entry.members,
+            as_of: found.entry.as_of,
+            staleness,
+            exact: found.level != Level::Stale,
+        }
+    }
+}
+
+/// Where a reader's answer comes from.
+enum Place {
+    Here(Landing),
+    /// A flight, and what may be served if it takes too long.
+    Joined(oneshot::Receiver<Landing>, Option<Found>),
+}
+
+impl Place {
+    async fn arrive(self, bound: Duration) -> Landing {
+        match self {
+            Self::Here(landing) => landing,
+            Self::Joined(flight, None) => flight.await.unwrap_or_else(|_| Landing::lost()),
+            Self::Joined(mut flight, Some(unfresh)) => {
+                let patience = REFRESH_PATIENCE.min(bound.saturating_sub(unfresh.entry.age()));
+                match tokio::time::timeout(patience, &mut flight).await {
+                    Ok(Ok(landing)) if landing.result.is_ok() => landing,
+                    _ if unfresh.entry.age() <= bound => Landing::of(unfresh),
+                    Ok(landing) => landing.unwrap_or_else(|_| Landing::lost()),
+                    Err(_) => flight.await.unwrap_or_else(|_| Landing::lost()),
+                }
+            }
+        }
+    }
+}
+
+fn gather_counts(ledger: SharedLedger, metrics: Arc<Metrics>, config: &ServiceConfig) -> Gather<SegmentId, Count> {
+    Gather::new(
+        config.ledger_reads,
+        config.ledger_read_waiters,
+        move |ids: Vec<SegmentId>| {
+            let (ledger, metrics) = (Arc::clone(&ledger), Arc::clone(&metrics));
+            async move {
+                let started = Instant::now();
+                let counts = ledger.count(&ids).await;
+                metrics.ledger_read_seconds.observe(started.elapsed().as_secs_f64());
+                counts.inspect_err(|error| report(&metrics, "count", error))
+            }
+            .boxed()
+        },
+    )
+}
+
+fn gather_names(
+    ledger: SharedLedger,
+    metrics: Arc<Metrics>,
+    config: &ServiceConfig,
+) -> Gather<SegmentName, Option<SegmentId>> {
+    Gather::new(
+        config.ledger_reads,
+        config.ledger_read_waiters,
+        move |names: Vec<SegmentName>| {
+            let (ledger, metrics) = (Arc::clone(&ledger), Arc::clone(&metrics));
+            async move {
+                ledger
+                    .resolve(&names)
+                    .await
+                    .inspect_err(|error| report(&metrics, "resolve", error))
+            }
+            .boxed()
+        },
+    )
+}
+
+fn report(metrics: &Metrics, operation: &'static str, error: &LedgerError) {
+    metrics.ledger_error(operation, error);
+    tracing::warn!(%error, operation, "the ledger did not answer");
+}

@@ -1,0 +1,229 @@
+//! Single-flight for the ledger's reads: one statement a key at a time, a bounded number of statements at once, and what waits gathers into
+//! the next.
+//!
+//! A lone read is sent at once. Who joins a flight says which: only one whose statement has not been sent yet (then the answer holds
+//! everything that was committed before the join), or also one under way.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::ledger::LedgerError;
+
+use super::ServiceError;
+
+/// The most keys of one statement.
+const MAX_KEYS: usize = 256;
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Which flights a reader may join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Join {
+    /// One whose statement has not been sent yet.
+    Unsent,
+    /// Also one that is under way.
+    Any,
+}
+
+/// What a flight brought.
+#[derive(Debug, Clone)]
+pub(crate) struct Landed<V> {
+    pub(crate) value: V,
+    /// An instant before the statement was sent.
+    pub(crate) sent: Instant,
+}
+
+pub(crate) type Outcome<V> = Result<Landed<V>, ServiceError>;
+type Fetch<K, V> = dyn Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>, LedgerError>> + Send + Sync;
+
+pub(crate) struct Gather<K, V> {
+    inner: Arc<Inner<K, V>>,
+}
+
+struct Inner<K, V> {
+    fetch: Box<Fetch<K, V>>,
+    max_flights: usize,
+    max_waiters: usize,
+    state: Mutex<State<K, V>>,
+}
+
+struct State<K, V> {
+    /// Keys that wait for a statement, in the order of their first reader.
+    order: VecDeque<K>,
+    waiting: HashMap<K, Vec<oneshot::Sender<Outcome<V>>>>,
+    flying: HashMap<K, Vec<oneshot::Sender<Outcome<V>>>>,
+    flights: usize,
+    waiters: usize,
+}
+
+impl<K, V> Gather<K, V>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + 'static,
+{
+    pub(crate) fn new(
+        max_flights: usize,
+        max_waiters: usize,
+        fetch: impl Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>, LedgerError>> + Send + Sync + 'static,
+    ) -> Self {
+        let state = State {
+            order: VecDeque::new(),
+            waiting: HashMap::new(),
+            flying: HashMap::new(),
+            flights: 0,
+            waiters: 0,
+        };
+        let inner = Inner {
+            fetch: Box::new(fetch),
+            max_flights: max_flights.max(1),
+            max_waiters: max_waiters.max(1),
+            state: Mutex::new(state),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Reads many keys, gathered before anything is sent; answers in their order.
+    pub(crate) async fn get_many(&self, keys: impl IntoIterator<Item = (K, Join)>) -> Vec<Outcome<V>> {
+        let receivers: Vec<_> = {
+            let mut state = self.inner.lock();
+            keys.into_iter()
+                .map(|(key, join)| state.enter(key, join, self.inner.max_waiters))
+                .collect()
+        };
+        Inner::pump(&self.inner);
+        let mut outcomes = Vec::with_capacity(receivers.len());
+        for receiver in receivers {
+            outcomes.push(match receiver {
+                Some(receiver) => receiver.await.unwrap_or_else(|_| Err(gone())),
+                None => Err(ServiceError::Overloaded {
+                    retry_after: RETRY_AFTER,
+                }),
+            });
+        }
+        outcomes
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> State<K, V> {
+    fn enter(&mut self, key: K, join: Join, max_waiters: usize) -> Option<oneshot::Receiver<Outcome<V>>> {
+        if self.waiters >= max_waiters {
+            return None;
+        }
+        self.waiters += 1;
+        let (sender, receiver) = oneshot::channel();
+        if join == Join::Any
+            && let Some(readers) = self.flying.get_mut(&key)
+        {
+            readers.push(sender);
+            return Some(receiver);
+        }
+        if let Some(readers) = self.waiting.get_mut(&key) {
+            readers.push(sender);
+        } else {
+            self.order.push_back(key.clone());
+            self.waiting.insert(key, vec![sender]);
+        }
+        Some(receiver)
+    }
+
+    /// Moves the keys that may fly now, first come first; a key that is under way waits for its flight to land.
+    fn board(&mut self) -> Vec<K> {
+        let mut keys = Vec::new();
+        let mut blocked = VecDeque::new();
+        while keys.len() < MAX_KEYS
+            && let Some(key) = self.order.pop_front()
+        {
+            if self.flying.contains_key(&key) {
+                blocked.push_back(key);
+            } else if let Some(readers) = self.waiting.remove(&key) {
+                self.flying.insert(key.clone(), readers);
+                keys.push(key);
+            }
+        }
+        blocked.append(&mut self.order);
+        self.order = blocked;
+        keys
+    }
+}
+
+impl<K, V> Inner<K, V>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + 'static,
+{
+    fn lock(&self) -> MutexGuard<'_, State<K, V>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pump(this: &Arc<Self>) {
+        loop {
+            let mut state = this.lock();
+            if state.flights >= this.max_flights {
+                return;
+            }
+            let keys = state.board();
+            if keys.is_empty() {
+                return;
+            }
+            state.flights += 1;
+            drop(state);
+            let inner = Arc::clone(this);
+            // A task of its own: the flight must land for all its readers even if the first of them goes away.
+            tokio::spawn(async move {
+                inner.fly(keys).await;
+                Self::pump(&inner);
+            });
+        }
+    }
+
+    async fn fly(&self, keys: Vec<K>) {
+        let sent = Instant::now();
+        let fetched = AssertUnwindSafe(async { (self.fetch)(keys.clone()).await })
+            .catch_unwind()
+            .await;
+        let fetched = fetched.unwrap_or_else(|_| Err(LedgerError::Internal("a read panicked".to_owned())));
+        let fetched = fetched.and_then(|values| {
+            if values.len() == keys.len() {
+                Ok(values)
+            } else {
+                Err(LedgerError::Internal(format!(
+                    "{} values for {} keys",
+                    values.len(),
+                    keys.len()
+                )))
+            }
+        });
+        let mut state = self.lock();
+        state.flights -= 1;
+        let landed: Vec<_> = keys
+            .iter()
+            .map(|key| state.flying.remove(key).unwrap_or_default())
+            .collect();
+        state.waiters -= landed.iter().map(Vec::len).sum::<usize>();
+        drop(state);
+        for (index, readers) in landed.into_iter().enumerate() {
+            for reader in readers {
+                let outcome = match &fetched {
+                    Ok(values) => Ok(Landed {
+                        value: values[index].clone(),
+                        sent,
+                    }),
+                    Err(error) => Err(error.clone().into()),
+                };
+                // Who does not wait any longer does not need the answer.
+                let _ = reader.send(outcome);
+            }
+        }
+    }
+}
+
+fn gone() -> ServiceError {
+    LedgerError::Internal("a read ended without an answer".to_owned()).into()
+}

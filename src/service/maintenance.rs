@@ -1,0 +1,261 @@
+//! The two jobs, for the commands and for the endpoints alike: archive and refresh.
+//!
+//! A job notes in the ledger that it began, that it lives, and how it ended; a failure is noted and returned. Nothing here is needed for an
+//! answer to be right: stop every job for ever and every count stays exact.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::SharedCache;
+use crate::counting::SegmentId;
+use crate::ledger::{Job, JobId, JobReport, JobResult, SharedLedger};
+
+use super::ServiceError;
+use super::metrics::Metrics;
+
+/// How often a job says that it lives: three times before others take it for dead.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Segments asked for at once.
+const SEGMENTS_AT_ONCE: u32 = 100;
+
+/// How an archive runs.
+#[derive(Debug, Clone)]
+pub struct ArchiveOptions {
+    /// Memberships moved by one statement.
+    pub batch_size: u32,
+    /// History older than this is dropped.
+    pub keep_days: u32,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Whether to refuse while another runs. Any number at once is safe.
+    pub exclusive: bool,
+    /// Ends it between two batches.
+    pub stop: CancellationToken,
+}
+
+impl Default for ArchiveOptions {
+    fn default() -> Self {
+        Self {
+            batch_size: 10_000,
+            keep_days: 365,
+            timeout: Duration::from_secs(3_600),
+            exclusive: false,
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
+/// How a refresh runs.
+#[derive(Debug, Clone)]
+pub struct RefreshOptions {
+    /// How long it recounts; what it did not come to is first the next time.
+    pub budget: Duration,
+    /// Whether to refuse while another runs. Any number at once is safe.
+    pub exclusive: bool,
+    /// Ends it between two segments.
+    pub stop: CancellationToken,
+}
+
+impl Default for RefreshOptions {
+    fn default() -> Self {
+        Self {
+            budget: Duration::from_secs(240),
+            exclusive: false,
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
+/// Called with how far a job is, after each batch.
+pub type Progress = Arc<dyn Fn(&JobReport) + Send + Sync>;
+
+pub(crate) struct Maintenance {
+    pub(crate) ledger: SharedLedger,
+    pub(crate) cache: SharedCache,
+    pub(crate) metrics: Arc<Metrics>,
+    /// How long a warmed value may be served, which is how long a claim may stand.
+    pub(crate) bound: Duration,
+}
+
+/// How far a job is, seen by the work, the heartbeat and the caller.
+struct Tally {
+    report: Mutex<JobReport>,
+    progress: Progress,
+}
+
+impl Tally {
+    fn add(&self, change: impl FnOnce(&mut JobReport)) {
+        let report = {
+            let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+            change(&mut report);
+            report.clone()
+        };
+        (self.progress)(&report);
+    }
+
+    fn report(&self) -> JobReport {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Maintenance {
+    /// Moves what has ended into the history, then sweeps counters and old history. Ends with the totals.
+    pub(crate) async fn archive(&self, options: ArchiveOptions, progress: Progress) -> Result<JobReport, ServiceError> {
+        let tally = Tally {
+            report: Mutex::default(),
+            progress,
+        };
+        self.run(
+            Job::Archive,
+            options.exclusive,
+            &tally,
+            self.archive_steps(&options, &tally),
+        )
+        .await
+    }
+
+    /// Recounts segments, the longest unchecked first, within the budget. Ends with the totals.
+    pub(crate) async fn refresh(&self, options: RefreshOptions, progress: Progress) -> Result<JobReport, ServiceError> {
+        let tally = Tally {
+            report: Mutex::default(),
+            progress,
+        };
+        self.run(
+            Job::Refresh,
+            options.exclusive,
+            &tally,
+            self.refresh_steps(&options, &tally),
+        )
+        .await
+    }
+
+    async fn run(
+        &self,
+        job: Job,
+        exclusive: bool,
+        tally: &Tally,
+        work: impl Future<Output = Result<(), ServiceError>>,
+    ) -> Result<JobReport, ServiceError> {
+        let Some(id) = self.ledger.begin_job(job, exclusive).await? else {
+            return Err(ServiceError::AlreadyRunning(job));
+        };
+        let done = tokio::select! {
+            done = work => done,
+            never = self.heartbeat(id, tally) => match never {},
+        };
+        let report = tally.report();
+        let result = match &done {
+            Ok(()) => JobResult::Succeeded,
+            Err(error) => JobResult::Failed(error.to_string()),
+        };
+        self.metrics.job(job, done.is_ok());
+        let ended = self.ledger.end_job(id, result, &report).await;
+        if let Err(error) = &done {
+            tracing::error!(job = job.name(), %error, ?report, "a job failed");
+        }
+        done?;
+        ended?;
+        tracing::info!(job = job.name(), ?report, "a job succeeded");
+        Ok(report)
+    }
+
+    async fn heartbeat(&self, id: JobId, tally: &Tally) -> std::convert::Infallible {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            if let Err(error) = self.ledger.job_progress(id, &tally.report()).await {
+                tracing::warn!(%error, "a job could not say that it lives");
+            }
+        }
+    }
+
+    async fn archive_steps(&self, options: &ArchiveOptions, tally: &Tally) -> Result<(), ServiceError> {
+        let started = Instant::now();
+        let mut cursor = None;
+        loop {
+            let batch = self.ledger.archive_batch(cursor, options.batch_size.max(1)).await?;
+            tally.add(|report| report.processed += batch.moved);
+            cursor = batch.next;
+            if cursor.is_none() {
+                break;
+            }
+            check_stop(&options.stop, tally)?;
+            if started.elapsed() >= options.timeout {
+                let (seconds, moved) = (options.timeout.as_secs(), tally.report().processed);
+                let text =
+                    format!("the archive's time of {seconds} s ended after {moved} memberships, before the pass did");
+                return Err(ServiceError::Unfinished(text));
+            }
+        }
+        let swept = self.ledger.sweep(options.keep_days).await?;
+        tally.add(|report| {
+            report.counters_cleared += swept.counters;
+            report.partitions_dropped += swept.partitions;
+        });
+        Ok(())
+    }
+
+    async fn refresh_steps(&self, options: &RefreshOptions, tally: &Tally) -> Result<(), ServiceError> {
+        let started = Instant::now();
+        let mut seen = BTreeSet::new();
+        loop {
+            let next = self.ledger.least_recently_recounted(SEGMENTS_AT_ONCE).await?;
+            let unseen: Vec<SegmentId> = next.into_iter().filter(|segment| seen.insert(*segment)).collect();
+            if unseen.is_empty() {
+                return Ok(());
+            }
+            for segment in unseen {
+                check_stop(&options.stop, tally)?;
+                if started.elapsed() >= options.budget {
+                    return Ok(());
+                }
+                let drift = self.recount(segment).await?;
+                tally.add(|report| {
+                    report.processed += 1;
+                    report.drift += drift;
+                });
+            }
+        }
+    }
+
+    /// Recounts one segment and puts the count into the cache, claimed before the recount began as every reader does.
+    async fn recount(&self, segment: SegmentId) -> Result<i64, ServiceError> {
+        let claim = self
+            .cache
+            .read(segment, self.bound)
+            .await
+            .ok()
+            .and_then(|lookup| lookup.claim);
+        let recount = self.ledger.recount(segment).await?;
+        self.metrics.recounts.inc();
+        if recount.drift != 0 {
+            self.metrics.drift.inc_by(recount.drift.unsigned_abs());
+            tracing::error!(
+                segment = segment.0,
+                drift = recount.drift,
+                members = recount.members,
+                "the counters of a segment differed from its memberships and were mended: a defect, please report it"
+            );
+        }
+        if let Some(claim) = claim
+            && let Err(error) = self.cache.store(&claim, recount.members, recount.as_of).await
+        {
+            tracing::debug!(%error, "a recount was not cached");
+        }
+        Ok(recount.drift)
+    }
+}
+
+fn check_stop(stop: &CancellationToken, tally: &Tally) -> Result<(), ServiceError> {
+    if stop.is_cancelled() {
+        let processed = tally.report().processed;
+        return Err(ServiceError::Unfinished(format!(
+            "stopped after {processed}; the next run goes on from there"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! Group commit: single pairs share the commits that a crowd needs, and a lone one waits for nothing.
+//!
+//! An answer goes out only after its commit. What waits is bounded: beyond it a request is refused before anything of it is taken.
+//! Nothing may be dropped once taken: a stop flushes and answers all of it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::counting::{Pair, SegmentName};
+use crate::ledger::{LedgerError, Recording, SharedLedger};
+
+use super::invalidator::Invalidator;
+use super::metrics::Metrics;
+use super::{ServiceConfig, ServiceError};
+
+/// When an overloaded client should come again: some flushes later.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+type Answer = oneshot::Sender<Result<Recording, ServiceError>>;
+
+struct Waiting {
+    pair: Pair,
+    answer: Answer,
+}
+
+pub(crate) struct Recorder {
+    lanes: Vec<mpsc::Sender<Waiting>>,
+    committer: Arc<Committer>,
+    batch_permits: Arc<Semaphore>,
+    batch_waiting: Arc<AtomicUsize>,
+    batch_limit: usize,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Recorder {
+    /// Starts the flushers.
+    pub(crate) fn start(
+        ledger: SharedLedger,
+        invalidator: Invalidator,
+        metrics: Arc<Metrics>,
+        config: &ServiceConfig,
+    ) -> Self {
+        let flush_pairs = config.flush_pairs.clamp(1, ledger.settings().max_batch.max(1));
+        let committer = Arc::new(Committer {
+            ledger,
+            invalidator,
+            metrics,
+            flush_pairs,
+        });
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let flushers = config.flushers.max(1);
+        let lanes = (0..flushers)
+            .map(|_| {
+                let (sender, queue) = mpsc::channel(config.queue_pairs.div_ceil(flushers).max(1));
+                tasks.spawn(flush_until_stopped(queue, Arc::clone(&committer), stop.clone()));
+                sender
+            })
+            .collect();
+        Self {
+            lanes,
+            committer,
+            batch_permits: Arc::new(Semaphore::new(config.batch_writers.max(1))),
+            batch_waiting: Arc::new(AtomicUsize::new(0)),
+            batch_limit: config.batch_queue_pairs,
+            stop,
+            tasks,
+        }
+    }
+
+    /// Records one pair with whatever else waits; answers after the commit.
+    pub(crate) async fn record(&self, pair: Pair) -> Result<Recording, ServiceError> {
+        let (answer, answered) = oneshot::channel();
+        let lane = self.lane(&pair.segment);
+        let metrics = &self.committer.metrics;
+        // Before the send, or the flusher might count the pair out before it was counted in.
+        metrics.queue_pairs.inc();
+        if let Err(refused) = lane.try_send(Waiting { pair, answer }) {
+            metrics.queue_pairs.dec();
+            return Err(match refused {
+                mpsc::error::TrySendError::Full(_) => self.overloaded(),
+                mpsc::error::TrySendError::Closed(_) => ServiceError::ShuttingDown,
+            });
+        }
+        answered.await.unwrap_or(Err(ServiceError::ShuttingDown))
+    }
+
+    /// Records many pairs in chunks, each committed on its own, a bounded number of them at once; answers in the order of `pairs`.
+    pub(crate) async fn record_many(&self, pairs: Vec<Pair>) -> Result<Vec<Recording>, ServiceError> {
+        // The token comes before the look at `stop`: a stop waits for every token that was taken before it.
+        let _under_way = self.tasks.token();
+        if self.stop.is_cancelled() {
+            return Err(ServiceError::ShuttingDown);
+        }
+        let mut reserved = self.reserve(pairs.len())?;
+        let mut recordings = Vec::with_capacity(pairs.len());
+        let mut rest = pairs.into_iter();
+        loop {
+            let chunk: Vec<Pair> = rest.by_ref().take(self.committer.flush_pairs).collect();
+            if chunk.is_empty() {
+                return Ok(recordings);
+            }
+            let size = chunk.len();
+            let Ok(permit) = Arc::clone(&self.batch_permits).acquire_owned().await else {
+                return Err(ServiceError::ShuttingDown);
+            };
+            let committer = Arc::clone(&self.committer);
+            // A task of its own: a client that goes away in the middle must not cut a transaction off from the notice to the cache.
+            let commit = self.tasks.spawn(async move {
+                let _permit = permit;
+                committer.commit(&chunk).await
+            });
+            recordings.extend(commit.await.unwrap_or_else(|_| Err(panicked()))?);
+            reserved.release(size);
+        }
+    }
+
+    /// Takes nothing more, then flushes and answers everything that was taken.
+    pub(crate) async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The most pairs of one commit.
+    pub(crate) fn flush_pairs(&self) -> usize {
+        self.committer.flush_pairs
+    }
+
+    fn lane(&self, segment: &SegmentName) -> &mpsc::Sender<Waiting> {
+        let mut hasher = DefaultHasher::new();
+        segment.hash(&mut hasher);
+        let lanes = self.lanes.len() as u64;
+        &self.lanes[usize::try_from(hasher.finish() % lanes).unwrap_or(0)]
+    }
+
+    fn reserve(&self, pairs: usize) -> Result<Reserved, ServiceError> {
+        let before = self.batch_waiting.fetch_add(pairs, Ordering::Relaxed);
+        let reserved = Reserved {
+            waiting: Arc::clone(&self.batch_waiting),
+            pairs,
+        };
+        // A batch that is alone may be larger than the limit: it is in memory already.
+        if before > 0 && before + pairs > self.batch_limit {
+            return Err(self.overloaded());
+        }
+        Ok(reserved)
+    }
+
+    fn overloaded(&self) -> ServiceError {
+        self.committer.metrics.overloaded.inc();
+        ServiceError::Overloaded {
+            retry_after: RETRY_AFTER,
+        }
+    }
+}
+
+/// Pairs of a batch that count as waiting until they are committed or given up.
+struct Reserved {
+    waiting: Arc<AtomicUsize>,
+    pairs: usize,
+}
+
+impl Reserved {
+    fn release(&mut self, pairs: usize) {
+        self.pairs -= pairs;
+        self.waiting.fetch_sub(pairs, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.pairs, Ordering::Relaxed);
+    }
+}
+
+async fn flush_until_stopped(mut queue: mpsc::Receiver<Waiting>, committer: Arc<Committer>, stop: CancellationToken) {
+    let mut batch = Vec::with_capacity(committer.flush_pairs);
+    loop {
+        let taken = tokio::select! {
+            biased;
+            () = stop.cancelled(), if !queue.is_closed() => {
+                queue.close();
+                continue;
+            }
+            taken = queue.recv_many(&mut batch, committer.flush_pairs) => taken,
+        };
+        if taken == 0 {
+            return;
+        }
+        committer.metrics.queue_pairs.dec_by(i64::try_from(taken).unwrap_or(0));
+        let (pairs, answers): (Vec<Pair>, Vec<Answer>) = batch.drain(..).map(|w| (w.pair, w.answer)).unzip();
+        match committer.commit(&pairs).await {
+            Ok(recordings) => {
+                for (answer, recording) in answers.into_iter().zip(recordings) {
+                    // Who does not wait any longer does not need the answer.
+                    let _ = answer.send(Ok(recording));
+                }
+            }
+            Err(error) => {
+                for answer in answers {
+                    let _ = answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// One commit: the ledger, then the notice to the cache, which nobody waits for.
+struct Committer {
+    ledger: SharedLedger,
+    invalidator: Invalidator,
+    metrics: Arc<Metrics>,
+    flush_pairs: usize,
+}
+
+impl Committer {
+    async fn commit(&self, pairs: &[Pair]) -> Result<Vec<Recording>, ServiceError> {
+        let started = Instant::now();
+        let recorded = AssertUnwindSafe(self.ledger.record(pairs))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(LedgerError::Internal("recording a batch panicked".to_owned())));
+        self.metrics.flush_seconds.observe(started.elapsed().as_secs_f64());
+        let recorded = recorded.inspect_err(|error| {
+            self.metrics.ledger_error("record", error);
+            tracing::warn!(%error, pairs = pairs.len(), "a flush failed");
+        })?;
+        #[expect(clippy::cast_precision_loss, reason = "a flush is far smaller than 2^52 pairs")]
+        self.metrics.flush_pairs.observe(pairs.len() as f64);
+        self.invalidator.tell(&recorded.changed);
+        if recorded.pairs.len() != pairs.len() {
+            let text = format!("{} outcomes for {} pairs", recorded.pairs.len(), pairs.len());
+            return Err(LedgerError::Internal(text).into());
+        }
+        for recording in &recorded.pairs {
+            self.metrics.pair(recording.outcome);
+        }
+        Ok(recorded.pairs)
+    }
+}
+
+fn panicked() -> ServiceError {
+    LedgerError::Internal("a task of the recorder panicked".to_owned()).into()
+}
