@@ -3,6 +3,8 @@
 //! The cache is never the truth: losing it, wholly or partly, at any moment, changes no answer. Knows only [`crate::counting`].
 //! Nothing here compares two machines' clocks: an age is measured by one clock, the cache's own (Redis') or this process' monotonic one.
 
+mod memory;
+mod redis;
 mod types;
 
 use std::sync::Arc;
@@ -12,7 +14,12 @@ use async_trait::async_trait;
 
 use crate::counting::SegmentId;
 
+pub use memory::MemoryCache;
+pub use redis::{PasswordSource, RedisCache, RedisConfig, RedisConfigError};
 pub use types::{CacheError, Cached, Claim, Lookup, NodeHealth};
+
+/// The longest that a claim stands, however wide the bound: a reader that died must not keep others from filling.
+pub(crate) const MAX_CLAIM: Duration = Duration::from_secs(10);
 
 /// A cache, shared by everything that serves from it.
 pub type SharedCache = Arc<dyn Cache>;
@@ -24,7 +31,7 @@ pub trait Cache: Send + Sync + 'static {
     fn kind(&self) -> &'static str;
 
     /// Reads a segment's value, and claims the right to refresh it where that is wanted: the value is absent, older than `bound`, or
-    /// marked unfresh, and nobody else's claim stands. One atomic command. The claim stands for `bound` at most, and must be had *before*
+    /// marked unfresh, and nobody else's claim stands. One atomic command. The claim stands for `bound` at most (and 10 s; not at all where it is zero), and must be had *before*
     /// the ledger's statement is sent: the stored value's age is counted from here.
     ///
     /// # Errors
