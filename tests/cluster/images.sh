@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# images.sh [--run RUN] [--profile DIR] pause | segment-counter | postgres | redis ...: makes images and loads them into the node.
+# Without a container engine or a registry: layers of Debian packages (kept in the cache) and of our own binaries.
+#   localhost/segment-counter:test   laid out as the Dockerfile does: both binaries in /usr/local/bin, user 65532
+#   localhost/postgres:test          Debian's PostgreSQL, user postgres 999 as in the official image; no entrypoint
+#   localhost/valkey:test            Debian's Redis under the names and the user (999) of the official Valkey image; no entrypoint
+. "$(dirname "$0")/lib.sh"
+run=$(run_folder) profile=$project/target/debug
+while [[ ${1:-} == --* ]]; do
+  case $1 in
+    --run) run=$(run_folder "$2") ;;
+    --profile) profile=$2 ;;
+    *) die "images.sh: unknown option $1" ;;
+  esac
+  shift 2
+done
+export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
+scratch=$(mktemp -d); trap 'rm -rf "$scratch"' EXIT
+
+# debian NAME PACKAGES: a layer of packages without their maintainer scripts, made once.
+debian() {
+  local layer
+  layer=$cache/layer-$1-$(echo "$2" | sha256sum | cut -c1-12).tar
+  if [ ! -f "$layer" ]; then
+    mkdir -p "$cache"
+    mmdebstrap --quiet --variant=extract --include="$2" bookworm "$layer.part" >&2 && mv "$layer.part" "$layer"
+  fi
+  echo "$layer"
+}
+
+# image NAME CONFIG -- LAYER...
+image() {
+  local name=$1 container archive=$scratch/image.tar config=()
+  shift
+  while [ "$1" != -- ]; do config+=("$1"); shift; done
+  shift
+  container=$(buildah from scratch)
+  local layer
+  for layer in "$@"; do buildah add -q "$container" "$layer" / > /dev/null; done
+  buildah config --env LANG=C.UTF-8 "${config[@]}" "$container"
+  rm -f "$archive"
+  buildah commit -q "$container" "docker-archive:$archive:$name" > /dev/null
+  buildah rm "$container" > /dev/null
+  ctr -a "$run/containerd.sock" -n k8s.io images import "$archive" > /dev/null
+  say "loaded $name"
+}
+
+user() { # folder name uid
+  mkdir -p "$1/etc"
+  printf 'root:x:0:0:root:/root:/sbin/nologin\n%s:x:%s:%s::/nonexistent:/sbin/nologin\n' "$2" "$3" "$3" > "$1/etc/passwd"
+  printf 'root:x:0:\n%s:x:%s:\n' "$2" "$3" > "$1/etc/group"
+}
+
+for wanted in "$@"; do
+  extra=$scratch/$wanted
+  mkdir -p "$extra"
+  case $wanted in
+    pause)
+      cp "$run/bin/pause" "$extra/"
+      image localhost/pause:test --entrypoint '["/pause"]' -- "$extra" ;;
+    segment-counter)
+      mkdir -p "$extra/usr/local/bin"
+      for binary in segment-counter segment-counter-operator; do
+        [ -x "$profile/$binary" ] || die "$profile/$binary is absent: cargo build first"
+        strip -o "$extra/usr/local/bin/$binary" "$profile/$binary"
+      done
+      user "$extra" nonroot 65532
+      image localhost/segment-counter:test --user 65532:65532 --entrypoint '["/usr/local/bin/segment-counter"]' \
+        --env PATH=/usr/local/bin:/usr/bin:/bin -- "$(debian base libc6,libgcc-s1,ca-certificates)" "$extra" ;;
+    postgres)
+      user "$extra" postgres 999
+      image localhost/postgres:test --user 999:999 \
+        --env PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin -- "$(debian postgres postgresql-15,bash,coreutils,libc-bin)" "$extra" ;;
+    redis)
+      mkdir -p "$extra/usr/local/bin" "$extra/data"
+      for program in server cli; do ln -s "/usr/bin/redis-$program" "$extra/usr/local/bin/valkey-$program"; done
+      user "$extra" valkey 999
+      image localhost/valkey:test --user 999:999 --workingdir /data \
+        --env PATH=/usr/local/bin:/usr/bin:/bin -- "$(debian redis redis-server,redis-tools,bash,coreutils)" "$extra" ;;
+    *) die "images.sh: no image is called $wanted" ;;
+  esac
+done
