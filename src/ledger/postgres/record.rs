@@ -14,24 +14,26 @@ use crate::ledger::{LedgerError, Recorded, Recording};
 /// * The anti-join (`standing`) leaves out what would change nothing: even an upsert whose WHERE is false locks the row and writes WAL.
 /// * `prev_expires_at` is the old value as it was under the row's lock, which the snapshot may not have seen.
 /// * A bucket that ended before now - settle / 2 is left alone: the sweeper may have cleared it.
-/// * The intervals are whole seconds times one second: exact in PostgreSQL's floating-point multiplication.
+/// * Ends are reckoned in microseconds and become timestamps only where they are to come: a client may send a year that PostgreSQL has
+///   no timestamp for. They are whole seconds, so that the multiplication of the interval (in floating point) is exact.
 pub(super) const SQL: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, (extract(epoch FROM now) * 1000000)::bigint AS micros FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
 ), offered AS MATERIALIZED (
   SELECT p.ordinal, p.segment_id, p.user_id, s.id IS NULL AS unknown,
          coalesce(p.observed, i.micros) > i.micros + 300000000 AS ahead,
-         timestamptz 'epoch' + interval '1 second' * ((e.due + mod($7 - mod(e.due, $7), $7)) / 1000000) AS expires_at
+         e.due + mod($7 - mod(e.due, $7), $7) AS ends
     FROM unnest($2::bigint[], $3::text[], $4::bigint[], $5::bigint[]) WITH ORDINALITY AS p(segment_id, user_id, observed, ttl, ordinal)
     CROSS JOIN instant i
     LEFT JOIN "{base}".segment s ON s.id = p.segment_id
     CROSS JOIN LATERAL (SELECT coalesce(p.observed, i.micros) + coalesce(p.ttl, s.window_seconds, $6) * 1000000 AS due) e
 ), best AS MATERIALIZED (
   SELECT b.*, (SELECT k.expires_at FROM "{lane}".membership k WHERE k.segment_id = b.segment_id AND k.user_id = b.user_id) AS standing
-    FROM (SELECT DISTINCT ON (o.segment_id, o.user_id COLLATE "C") o.segment_id, o.user_id COLLATE "C" AS user_id, o.expires_at, o.ordinal
+    FROM (SELECT DISTINCT ON (o.segment_id, o.user_id COLLATE "C") o.segment_id, o.user_id COLLATE "C" AS user_id, o.ordinal,
+                 timestamptz 'epoch' + interval '1 second' * (o.ends / 1000000) AS expires_at
             FROM offered o, instant i
-           WHERE NOT o.unknown AND NOT o.ahead AND o.expires_at > i.now
-           ORDER BY o.segment_id, o.user_id COLLATE "C", o.expires_at DESC, o.ordinal) b
+           WHERE NOT o.unknown AND NOT o.ahead AND o.ends > i.micros
+           ORDER BY o.segment_id, o.user_id COLLATE "C", o.ends DESC, o.ordinal) b
 ), changed AS (
   INSERT INTO "{lane}".membership AS m (segment_id, user_id, expires_at)
   SELECT b.segment_id, b.user_id, b.expires_at FROM best b
@@ -60,14 +62,14 @@ WITH instant AS MATERIALIZED (
 SELECT (SELECT micros FROM instant),
        array_agg((CASE WHEN o.ahead THEN 4
                        WHEN o.unknown THEN 5
-                       WHEN o.expires_at <= i.now THEN 3
+                       WHEN o.ends <= i.micros THEN 3
                        WHEN b.ordinal <> o.ordinal OR c.segment_id IS NULL THEN 2
                        WHEN c.prev_expires_at > i.now THEN 1
                        ELSE 0 END)::smallint ORDER BY o.ordinal),
-       array_agg((extract(epoch FROM coalesce(greatest(b.expires_at, b.standing), o.expires_at)) * 1000000)::bigint ORDER BY o.ordinal)
+       array_agg(coalesce((extract(epoch FROM greatest(b.expires_at, b.standing)) * 1000000)::bigint, o.ends) ORDER BY o.ordinal)
   FROM offered o
   CROSS JOIN instant i
-  LEFT JOIN best b ON b.segment_id = o.segment_id AND b.user_id = o.user_id COLLATE "C" AND NOT o.ahead AND o.expires_at > i.now
+  LEFT JOIN best b ON b.segment_id = o.segment_id AND b.user_id = o.user_id COLLATE "C" AND NOT o.ahead AND o.ends > i.micros
   LEFT JOIN changed c ON c.segment_id = b.segment_id AND c.user_id = b.user_id
 "#;
 

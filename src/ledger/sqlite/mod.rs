@@ -35,6 +35,9 @@ const SPAN: i64 = 7_200_000_000;
 /// How many connections read beside the writer.
 const READERS: u32 = 4;
 
+/// How often a migration that met another process' is tried.
+const MIGRATION_TRIES: u32 = 10;
+
 /// The truth in a SQLite database.
 #[derive(Debug)]
 pub struct SqliteLedger {
@@ -143,8 +146,22 @@ impl Ledger for SqliteLedger {
     }
 
     async fn migrate(&self) -> Result<SchemaState, LedgerError> {
-        MIGRATIONS.run(&self.writer).await?;
-        self.schema().await
+        // SQLite has no lock for migrations: of two processes that begin at once one fails, looks again and finds the work done.
+        let mut tries = 0;
+        loop {
+            let run = MIGRATIONS.run(&self.writer).await;
+            let state = self.schema().await?;
+            tries += 1;
+            match run {
+                Err(failure) if !state.is_current() => {
+                    if tries == MIGRATION_TRIES {
+                        return Err(failure.into());
+                    }
+                    tokio::time::sleep(Duration::from_millis(50) * tries).await;
+                }
+                _ => return Ok(state),
+            }
+        }
     }
 
     async fn schema(&self) -> Result<SchemaState, LedgerError> {
@@ -169,6 +186,8 @@ impl Ledger for SqliteLedger {
         if synchronous < 2 {
             return Err(LedgerError::NotDurable("PRAGMA synchronous is below FULL".to_owned()));
         }
+        // The write lock is the proof that the file takes writes; nothing is written.
+        self.writer.begin_with("BEGIN IMMEDIATE").await?.rollback().await?;
         Ok(())
     }
 

@@ -1,0 +1,159 @@
+//! What the jobs do to a ledger, and its schema.
+
+use std::time::Duration;
+
+use segment_counter::ledger::{Job, JobReport, JobResult, LedgerError, Settings, open};
+use tokio::task::JoinSet;
+
+use crate::model::SECOND;
+use crate::world::{World, after, archive, clock, count, drift, id, pair, pair_at, settings, start};
+
+pub async fn the_archive_moves_exactly_what_ended_before_now_minus_settle(world: World) {
+    let clock = clock();
+    let place = world.place();
+    let ledger = place.ledger(&settings(60, 60, Some(&clock))).await;
+    // A minute apart each: the ends are 23:01:00, 23:02:00 … of the last day of March.
+    for minute in 0..40_i64 {
+        clock.set(after(start(), minute * 60 * SECOND));
+        let pairs: Vec<_> = (0..20)
+            .map(|user| pair("s", &format!("m{minute:02}-u{user:02}")))
+            .collect();
+        ledger.record(&pairs).await.unwrap();
+    }
+    let segment = id(&ledger, "s").await.0;
+    // 23:30:30: what ended before 23:20:30 goes, in whatever batches, into the history of a month that began meanwhile.
+    clock.set("2026-03-31T23:30:30Z".parse().unwrap());
+    assert_eq!(archive(&ledger, 7).await, 20 * 20);
+    assert_eq!(archive(&ledger, 7).await, 0);
+    let bound: jiff::Timestamp = "2026-03-31T23:20:30Z".parse().unwrap();
+    let history = place.history().await;
+    assert_eq!(history.len(), 400);
+    assert!(
+        history
+            .iter()
+            .all(|(of, _, end)| *of == segment && *end < bound.as_microsecond())
+    );
+    let swept = ledger.sweep(30).await.unwrap();
+    assert!(swept.counters >= 20, "{swept:?}");
+    assert_eq!(drift(&ledger).await, 0);
+    // Months later: a month whose partition nobody made ahead; then past retention.
+    clock.set("2026-08-15T00:00:00Z".parse().unwrap());
+    assert_eq!(archive(&ledger, 1_000).await, 400);
+    assert_eq!(place.history().await.len(), 800);
+    assert_eq!(count(&ledger, "s").await, 0);
+    ledger.sweep(60).await.unwrap();
+    assert_eq!(place.history().await.len(), 400, "March's are dropped, August's stay");
+    ledger.sweep(365).await.unwrap();
+    assert_eq!(place.history().await.len(), 400);
+    assert_eq!(ledger.record(&[pair("s", "m00-u00")]).await.unwrap().changed.len(), 1);
+}
+
+pub async fn a_recount_mends_what_differs_and_says_so(world: World) {
+    let clock = clock();
+    let place = world.place();
+    let ledger = place.ledger(&settings(36_000, 60, Some(&clock))).await;
+    let pairs: Vec<_> = (0..30_i64)
+        .map(|n| pair_at("s", &format!("u{n}"), after(start(), -n * 900 * SECOND)))
+        .collect();
+    ledger.record(&pairs).await.unwrap();
+    ledger.record(&[pair("other", "u")]).await.unwrap();
+    let segment = id(&ledger, "s").await;
+    assert_eq!(ledger.recount(segment).await.unwrap().drift, 0);
+    place
+        .tamper("UPDATE {lane}.segment_bucket SET members = members + 2")
+        .await;
+    place.tamper("DELETE FROM {lane}.segment_span").await;
+    let found = ledger.recount(segment).await.unwrap();
+    assert!(found.drift > 0);
+    assert_eq!(found.members, 30);
+    assert_eq!(ledger.recount(segment).await.unwrap().drift, 0);
+    assert_eq!(count(&ledger, "s").await, 30);
+    // The one that was never recounted comes first.
+    let other = id(&ledger, "other").await;
+    assert_eq!(ledger.least_recently_recounted(1).await.unwrap(), [other]);
+    assert!(ledger.recount(other).await.unwrap().drift > 0);
+    clock.set(after(start(), 36_001 * SECOND));
+    assert_eq!(
+        ledger.job_state(Job::Refresh).await.unwrap().oldest_recount_seconds,
+        Some(36_001)
+    );
+    assert_eq!(ledger.recount(segment).await.unwrap().members, 0);
+    assert_eq!(ledger.least_recently_recounted(9).await.unwrap(), [other, segment]);
+}
+
+pub async fn one_exclusive_job_runs_at_a_time_and_a_dead_one_is_forgotten(world: World) {
+    let clock = clock();
+    let ledger = world.place().ledger(&settings(60, 60, Some(&clock))).await;
+    assert_eq!(ledger.job_state(Job::Archive).await.unwrap(), Default::default());
+    let first = ledger.begin_job(Job::Archive, true).await.unwrap().unwrap();
+    assert!(ledger.job_state(Job::Archive).await.unwrap().running);
+    assert_eq!(ledger.begin_job(Job::Archive, true).await.unwrap(), None);
+    assert!(
+        ledger.begin_job(Job::Refresh, true).await.unwrap().is_some(),
+        "another kind is free"
+    );
+    clock.set(after(start(), 50 * SECOND));
+    let report = JobReport {
+        processed: 7,
+        ..JobReport::default()
+    };
+    ledger.job_progress(first, &report).await.unwrap();
+    clock.set(after(start(), 109 * SECOND));
+    assert_eq!(
+        ledger.begin_job(Job::Archive, true).await.unwrap(),
+        None,
+        "seen within the minute"
+    );
+    clock.set(after(start(), 111 * SECOND));
+    assert!(!ledger.job_state(Job::Archive).await.unwrap().running);
+    let second = ledger.begin_job(Job::Archive, true).await.unwrap().unwrap();
+    ledger.end_job(second, JobResult::Succeeded, &report).await.unwrap();
+    let ended = after(start(), 111 * SECOND);
+    clock.set(after(start(), 211 * SECOND));
+    let third = ledger.begin_job(Job::Archive, true).await.unwrap().unwrap();
+    ledger
+        .end_job(
+            third,
+            JobResult::Failed("the disk is full".to_owned()),
+            &JobReport::default(),
+        )
+        .await
+        .unwrap();
+    let state = ledger.job_state(Job::Archive).await.unwrap();
+    assert!(!state.running);
+    assert_eq!(state.last_end, Some(after(start(), 211 * SECOND)));
+    assert_eq!(state.last_result, Some(Err("the disk is full".to_owned())));
+    assert_eq!(state.last_success, Some(ended));
+    assert_eq!(state.seconds_since_success, Some(100));
+}
+
+pub async fn migrations_may_run_again_and_at_once(world: World) {
+    let place = world.place();
+    let settings = Settings {
+        settle: Duration::from_secs(600),
+        ..Settings::default()
+    };
+    let mut tasks = JoinSet::new();
+    for _ in 0..6 {
+        let ledger = open(&place.location(), settings.clone()).unwrap();
+        tasks.spawn(async move { ledger.migrate().await });
+    }
+    while let Some(task) = tasks.join_next().await {
+        assert!(task.unwrap().unwrap().is_current());
+    }
+    let ledger = place.ledger(&settings).await;
+    ledger.record(&[pair("s", "u")]).await.unwrap();
+    assert!(ledger.migrate().await.unwrap().is_current());
+    assert_eq!(count(&ledger, "s").await, 1);
+}
+
+pub async fn a_ledger_without_its_schema_says_so(world: World) {
+    let ledger = open(&world.place().location(), Settings::default()).unwrap();
+    let state = ledger.schema().await.unwrap();
+    assert_eq!(state.installed, None);
+    assert!(!state.is_current());
+    let error = ledger.record(&[pair("s", "u")]).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Schema(_)), "{error:?}");
+    assert!(ledger.migrate().await.unwrap().is_current());
+    ledger.record(&[pair("s", "u")]).await.unwrap();
+}

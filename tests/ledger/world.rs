@@ -1,0 +1,207 @@
+//! Where a test's ledgers live: a fresh database for each test, in it a fresh place for each case of a property.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use segment_counter::counting::{Pair, Resolution, Rules, SegmentId, SegmentName, UserId, Window};
+use segment_counter::ledger::{Location, Settings, SharedLedger, TestClock, open};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
+
+use crate::support::postgres;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+/// A database of one test.
+pub struct World {
+    pub kind: Kind,
+    url: String,
+    folder: tempfile::TempDir,
+    cases: AtomicU32,
+}
+
+/// A place in it where nothing stands yet; any number of ledgers may be opened there.
+pub struct Place {
+    kind: Kind,
+    url: String,
+    schema: String,
+    file: PathBuf,
+}
+
+pub fn run<F: Future<Output = ()>>(kind: Kind, test: impl FnOnce(World) -> F) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let url = match kind {
+            Kind::Sqlite => String::new(),
+            Kind::Postgres => postgres::server().database().await,
+        };
+        test(World {
+            kind,
+            url,
+            folder: tempfile::tempdir().unwrap(),
+            cases: AtomicU32::new(0),
+        })
+        .await;
+    });
+}
+
+impl World {
+    pub fn place(&self) -> Place {
+        let case = self.cases.fetch_add(1, Ordering::Relaxed);
+        Place {
+            kind: self.kind,
+            url: self.url.clone(),
+            schema: format!("case_{case}"),
+            file: self.folder.path().join(format!("case_{case}.db")),
+        }
+    }
+}
+
+impl Place {
+    pub fn location(&self) -> Location {
+        match self.kind {
+            Kind::Sqlite => Location::File(self.file.clone()),
+            Kind::Postgres => Location::parse(&self.url, None, &self.schema, 8).unwrap(),
+        }
+    }
+
+    /// A ledger here, whose schema stands.
+    pub async fn ledger(&self, settings: &Settings) -> SharedLedger {
+        let ledger = open(&self.location(), settings.clone()).unwrap();
+        ledger.migrate().await.unwrap();
+        ledger.check().await.unwrap();
+        ledger
+    }
+
+    /// What the archive has kept: (segment, user, end in microseconds), sorted.
+    pub async fn history(&self) -> Vec<(i64, String, i64)> {
+        match self.kind {
+            Kind::Sqlite => {
+                let mut connection = SqliteConnection::connect(&format!("sqlite://{}", self.file.display()))
+                    .await
+                    .unwrap();
+                sqlx::query_as("SELECT segment_id, user_id, expires_at FROM membership_history ORDER BY 1, 2, 3")
+                    .fetch_all(&mut connection)
+                    .await
+                    .unwrap()
+            }
+            Kind::Postgres => {
+                let mut connection = PgConnection::connect(&self.url).await.unwrap();
+                sqlx::query_as(AssertSqlSafe(format!(
+                    "SELECT segment_id, user_id, (extract(epoch FROM expires_at) * 1000000)::bigint
+                       FROM {}_lane_0.membership_history ORDER BY 1, 2, 3",
+                    self.schema
+                )))
+                .fetch_all(&mut connection)
+                .await
+                .unwrap()
+            }
+        }
+    }
+
+    /// Changes a table behind the ledger's back; `{lane}` stands for its schema.
+    pub async fn tamper(&self, sql: &str) {
+        match self.kind {
+            Kind::Sqlite => {
+                let mut connection = SqliteConnection::connect(&format!("sqlite://{}", self.file.display()))
+                    .await
+                    .unwrap();
+                sqlx::query(AssertSqlSafe(sql.replace("{lane}.", "")))
+                    .execute(&mut connection)
+                    .await
+                    .unwrap();
+            }
+            Kind::Postgres => {
+                postgres::execute(&self.url, &sql.replace("{lane}", &format!("{}_lane_0", self.schema))).await;
+            }
+        }
+    }
+}
+
+/// Where the suite's clock begins.
+pub fn start() -> Timestamp {
+    "2026-03-31T22:59:59.5Z".parse().unwrap()
+}
+
+pub fn clock() -> TestClock {
+    TestClock::at(start())
+}
+
+pub fn settings(window: i64, resolution: i64, clock: Option<&TestClock>) -> Settings {
+    let rules = Rules::new(
+        Window::from_seconds(window).unwrap(),
+        Resolution::from_seconds(resolution).unwrap(),
+    )
+    .unwrap();
+    Settings {
+        rules,
+        settle: Duration::from_secs(600),
+        clock: clock.cloned(),
+        ..Settings::default()
+    }
+}
+
+pub fn name(text: &str) -> SegmentName {
+    SegmentName::new(text).unwrap()
+}
+
+pub fn pair(segment: &str, user: &str) -> Pair {
+    Pair {
+        user: UserId::new(user).unwrap(),
+        segment: name(segment),
+        observed_at: None,
+        ttl: None,
+    }
+}
+
+pub fn pair_at(segment: &str, user: &str, at: Timestamp) -> Pair {
+    Pair {
+        observed_at: Some(at),
+        ..pair(segment, user)
+    }
+}
+
+pub fn after(at: Timestamp, micros: i64) -> Timestamp {
+    at + SignedDuration::from_micros(micros)
+}
+
+pub async fn id(ledger: &SharedLedger, segment: &str) -> SegmentId {
+    ledger.resolve(&[name(segment)]).await.unwrap()[0].expect("a segment that exists")
+}
+
+pub async fn count(ledger: &SharedLedger, segment: &str) -> i64 {
+    let id = id(ledger, segment).await;
+    ledger.count(&[id]).await.unwrap()[0].members
+}
+
+/// Recounts every segment; the sum of their drifts.
+pub async fn drift(ledger: &SharedLedger) -> i64 {
+    let mut drift = 0;
+    for segment in ledger.least_recently_recounted(10_000).await.unwrap() {
+        drift += ledger.recount(segment).await.unwrap().drift;
+    }
+    drift
+}
+
+/// A whole pass of the archive in batches of `limit`; how many were moved.
+pub async fn archive(ledger: &SharedLedger, limit: u32) -> i64 {
+    let (mut cursor, mut moved) = (None, 0);
+    loop {
+        let batch = ledger.archive_batch(cursor, limit).await.unwrap();
+        moved += batch.moved;
+        match batch.next {
+            Some(next) => cursor = Some(next),
+            None => return moved,
+        }
+    }
+}

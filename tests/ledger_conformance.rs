@@ -1,0 +1,52 @@
+//! One suite for every ledger: the rules of counting, held against a model that is a plain map of (segment, user) to an instant.
+//!
+//! Each test runs over a SQLite file and over a real PostgreSQL (`support::postgres`), under the same name.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+#[path = "ledger/concurrent.rs"]
+mod concurrent;
+#[path = "ledger/jobs.rs"]
+mod jobs;
+#[path = "ledger/model.rs"]
+mod model;
+#[path = "ledger/rules.rs"]
+mod rules;
+mod support;
+#[path = "ledger/world.rs"]
+mod world;
+
+macro_rules! for_every_ledger {
+    ($($module:ident :: $test:ident,)*) => {
+        mod sqlite {
+            $(#[test] fn $test() { crate::world::run(crate::world::Kind::Sqlite, crate::$module::$test); })*
+        }
+        mod postgres {
+            $(#[test] fn $test() { crate::world::run(crate::world::Kind::Postgres, crate::$module::$test); })*
+        }
+    };
+}
+
+for_every_ledger! {
+    rules::rule_1_a_membership_ends_at_its_window_rounded_up_to_the_resolution,
+    rules::rule_2_pairs_may_be_retried_replayed_and_reordered,
+    rules::rule_3_a_user_is_in_a_segment_until_the_very_instant_it_ends_and_no_job_is_needed,
+    rules::rule_3_a_changed_window_holds_for_pairs_from_then_on,
+    rules::rule_8_the_ledgers_clock_is_the_databases_and_may_step_back,
+    rules::rule_9_outcomes_are_exact,
+    rules::rule_12_a_segment_exists_from_its_first_valid_pair_or_its_put,
+    rules::rule_12_pairs_create_no_more_segments_than_the_limit,
+    rules::whatever_happens_every_answer_is_the_models,
+    rules::pairs_from_the_far_past_are_expired_and_spoil_no_batch,
+    rules::segments_are_listed_by_name_in_pages,
+    concurrent::rule_2_many_writers_create_each_membership_once_and_leave_no_drift,
+    concurrent::rule_4_a_count_holds_every_pair_acknowledged_before_it,
+    concurrent::rule_6_counters_move_with_their_memberships_at_every_instant,
+    concurrent::a_reader_at_the_edge_of_a_bucket_never_sees_a_member_twice,
+    concurrent::rule_12_the_limit_on_segments_holds_among_many_writers,
+    concurrent::archive_and_sweep_disturb_no_writer,
+    jobs::the_archive_moves_exactly_what_ended_before_now_minus_settle,
+    jobs::a_recount_mends_what_differs_and_says_so,
+    jobs::one_exclusive_job_runs_at_a_time_and_a_dead_one_is_forgotten,
+    jobs::migrations_may_run_again_and_at_once,
+    jobs::a_ledger_without_its_schema_says_so,
+}
