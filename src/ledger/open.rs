@@ -9,6 +9,8 @@ use sqlx::postgres::PgConnectOptions;
 use super::{LedgerError, PostgresLedger, PostgresOptions, Settings, SharedLedger, SqliteLedger};
 
 /// Where a ledger is.
+// A process has a handful of these: a box would save nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub enum Location {
     /// In the memory of this process: gone with it.
