@@ -2,8 +2,11 @@
 //!
 //! Nothing here knows what is counted or reconciled; both binaries build on it.
 
+pub mod config;
+pub mod credentials;
 pub mod health;
 pub mod http;
+pub mod secret_dir;
 pub mod secrets;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,0 +1,307 @@
+//! The command line: the commands, and a flag for each key.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction};
+
+use super::keys::{KEYS, VARIABLE_PREFIX};
+use super::layers::{Merged, Origin};
+use super::{Config, ConfigError};
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Run the API.
+    Serve,
+    /// Bring the database's schema to this version.
+    Migrate,
+    /// Move what has ended into the history.
+    Archive,
+    /// Recount.
+    Refresh,
+}
+
+const COMMANDS: &[(Command, &str, &str)] = &[
+    (
+        Command::Serve,
+        "serve",
+        "Run the API, with an embedded database where no other is named",
+    ),
+    (
+        Command::Migrate,
+        "migrate",
+        "Bring the database's schema to this version",
+    ),
+    (
+        Command::Archive,
+        "archive",
+        "Move memberships that have ended into the history",
+    ),
+    (
+        Command::Refresh,
+        "refresh",
+        "Recount every segment and compare with its counters",
+    ),
+];
+
+/// The variable of `--config`.
+const CONFIG_VARIABLE: &str = "SEGMENT_COUNTER_CONFIG";
+
+/// A command with its configuration.
+#[derive(Debug)]
+pub struct Started {
+    /// What to do.
+    pub command: Command,
+    /// By which configuration.
+    pub config: Config,
+    /// What to say at the start.
+    pub warnings: Vec<String>,
+}
+
+/// The command line as clap knows it.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    let mut line = clap::Command::new("segment-counter")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Exact counts of the users in a segment, at memory speed")
+        .after_help(
+            "Each flag is also SEGMENT_COUNTER_ and its upper-case name in the environment, and its snake_case name in the file of --config; \
+             a flag wins over the environment, the environment over the file.",
+        )
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .global(true)
+                .value_parser(clap::value_parser!(PathBuf))
+                .help_heading("Configuration")
+                .help("A YAML file of keys; an unknown key is refused"),
+        );
+    for key in KEYS {
+        let default = key
+            .default
+            .map(|value| format!(" [default: {value}]"))
+            .unwrap_or_default();
+        line = line.arg(
+            Arg::new(key.name)
+                .long(key.flag())
+                .value_name(key.value)
+                .global(true)
+                .action(if key.many { ArgAction::Append } else { ArgAction::Set })
+                .allow_hyphen_values(true)
+                .help_heading(key.section.heading())
+                .help(format!("{}{default}", key.help)),
+        );
+    }
+    for (_, name, about) in COMMANDS {
+        line = line.subcommand(clap::Command::new(*name).about(*about));
+    }
+    line
+}
+
+/// Reads the command line, the environment and the file.
+///
+/// # Errors
+/// [`StartError`]: what clap says (help and version too), or every mistake of the configuration.
+pub fn start(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Started, StartError> {
+    let matches = command_line().try_get_matches_from(arguments)?;
+    let (command, given) = COMMANDS
+        .iter()
+        .find_map(|(command, name, _)| matches.subcommand_matches(name).map(|given| (*command, given)))
+        .ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+
+    let mut merged = Merged::defaults();
+    let mut problems = Vec::new();
+    let environment: Vec<_> = environment.into_iter().collect();
+    let named = environment
+        .iter()
+        .find(|(name, path)| name == CONFIG_VARIABLE && !path.is_empty());
+    let file = given
+        .get_one::<PathBuf>("config")
+        .cloned()
+        .or_else(|| named.map(|(_, path)| PathBuf::from(path)));
+    if let Some(path) = file
+        && let Err(error) = merged.file(&path)
+    {
+        problems.extend(error.problems);
+    }
+    let unknown = merged.environment(environment);
+    for key in KEYS {
+        if let Some(values) = given.get_many::<String>(key.name) {
+            merged.set(key, Origin::Flag, values.cloned().collect());
+        }
+    }
+    let mut warnings: Vec<String> = unknown
+        .iter()
+        .map(|name| format!("{name} is in the environment, begins with {VARIABLE_PREFIX} and is no key of ours"))
+        .collect();
+    match Config::judge(&merged) {
+        Ok((config, more)) if problems.is_empty() => {
+            warnings.extend(more);
+            Ok(Started {
+                command,
+                config,
+                warnings,
+            })
+        }
+        Ok(_) => Err(ConfigError { problems }.into()),
+        Err(error) => {
+            problems.extend(error.problems);
+            Err(ConfigError { problems }.into())
+        }
+    }
+}
+
+/// Why a command did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What clap says: also help and version, which are no failures.
+    #[error(transparent)]
+    CommandLine(#[from] clap::Error),
+    /// Mistakes.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::config::Database;
+
+    fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Started, StartError> {
+        let environment = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        start(
+            std::iter::once(&"segment-counter").chain(arguments).map(OsString::from),
+            environment,
+        )
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command_line().debug_assert();
+    }
+
+    #[test]
+    fn without_any_configuration_the_ledger_is_an_embedded_file() {
+        let started = run(&["serve"], &[]).unwrap();
+        assert_eq!(started.command, Command::Serve);
+        assert_eq!(
+            started.config.database,
+            Database::SqliteFile("segment-counter.db".into())
+        );
+        assert_eq!(started.config.rules, crate::counting::Rules::default());
+        assert!(started.config.redis_urls.is_empty());
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.yaml");
+        std::fs::write(
+            &file,
+            "window_seconds: 100\nresolution_seconds: 10\nmax_staleness_ms: 5\n",
+        )
+        .unwrap();
+        let environment = [
+            ("SEGMENT_COUNTER_WINDOW_SECONDS", "200"),
+            ("SEGMENT_COUNTER_RESOLUTION_SECONDS", "20"),
+        ];
+        let started = run(
+            &["serve", "--config", file.to_str().unwrap(), "--window-seconds", "300"],
+            &environment,
+        )
+        .unwrap();
+        assert_eq!(started.config.rules.window().seconds(), 300);
+        assert_eq!(started.config.rules.resolution().seconds(), 20);
+        assert_eq!(started.config.max_staleness.as_millis(), 5);
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once_with_its_place_and_without_a_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.yaml");
+        std::fs::write(&file, "log_format: xml\ncolour: red\n").unwrap();
+        let environment = [
+            ("SEGMENT_COUNTER_LISTEN", "localhost"),
+            ("SEGMENT_COUNTER_DATABASE_URL", "mysql://u:hunter2@h/d"),
+        ];
+        let flags = [
+            "serve",
+            "--config",
+            file.to_str().unwrap(),
+            "--window-seconds=-1",
+            "--max-staleness-ms",
+            "60001",
+            "--redis-url",
+            "redis://a:1,redis://a:1",
+            "--redis-url",
+            "hunter2",
+            "--database-schema",
+            "Robert'); --",
+        ];
+        let error = run(&flags, &environment).unwrap_err().to_string();
+        for part in [
+            "7 mistakes",
+            "colour in ",
+            "log_format in ",
+            "SEGMENT_COUNTER_LISTEN is \"localhost\": not ADDRESS:PORT",
+            "SEGMENT_COUNTER_DATABASE_URL begins with neither",
+            "--window-seconds is -1: a window is 1 to",
+            "--max-staleness-ms is \"60001\": a whole number from 0 to 60000",
+            "--redis-url number 2 is there twice",
+            "--redis-url number 3 is not redis://",
+            "--database-schema is",
+        ] {
+            assert!(error.contains(part) || part == "7 mistakes", "{part} is not in {error}");
+        }
+        assert!(error.contains("9 mistakes"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn two_ways_to_the_database_are_one_too_many() {
+        let error = run(
+            &[
+                "serve",
+                "--database-url",
+                "postgres://h/d",
+                "--database-secret-dir",
+                "/s",
+            ],
+            &[],
+        )
+        .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("--database-secret-dir is given beside database_url"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_password_on_the_command_line_draws_a_warning_and_one_in_the_environment_none() {
+        let started = run(&["serve", "--database-url", "postgres://u:hunter2@h/d"], &[]).unwrap();
+        assert_eq!(started.warnings.len(), 1);
+        assert!(
+            started.warnings[0].contains("--database-password-file"),
+            "{:?}",
+            started.warnings
+        );
+        assert!(!format!("{started:?}").contains("hunter2"));
+        let started = run(
+            &["serve"],
+            &[("SEGMENT_COUNTER_DATABASE_URL", "postgres://u:hunter2@h/d")],
+        )
+        .unwrap();
+        assert!(started.warnings.is_empty());
+    }
+}
