@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{collections::BTreeSet, env, process::Command};
+use std::{collections::BTreeSet, env, fs, process::Command};
 
 use kube::{
     Api, Client, Discovery,
@@ -234,6 +234,24 @@ fn values_that_make_no_sense_are_refused() {
     }
 }
 
+#[test]
+fn every_value_of_a_chart_is_explained_in_its_readme() {
+    for chart in ["segment-counter-crds", "segment-counter-operator"] {
+        let read =
+            |file: &str| fs::read_to_string(format!("{}/charts/{chart}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let readme = read("README.md");
+        let values: Value = serde_saphyr::from_str(&read("values.yaml")).unwrap();
+        let mut leaves = Vec::new();
+        collect_leaves(&values, "", &mut leaves);
+        for leaf in leaves {
+            assert!(
+                readme.contains(&format!("`{leaf}`")),
+                "{chart}: `{leaf}` is not in the README"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_rendered_object_is_admitted_by_the_real_api_server() {
     let client = Client::try_default()
@@ -304,6 +322,26 @@ fn helm_template(chart: &str, values: &[&str]) -> Result<String, String> {
         Ok(String::from_utf8(output.stdout).unwrap())
     } else {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// Paths of all values; one of Kubernetes' own objects (`resources`) is one value.
+fn collect_leaves(value: &Value, path: &str, leaves: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) if !fields.is_empty() && path != "resources" => {
+            for (key, value) in fields {
+                collect_leaves(
+                    value,
+                    &if path.is_empty() {
+                        key.clone()
+                    } else {
+                        format!("{path}.{key}")
+                    },
+                    leaves,
+                );
+            }
+        }
+        _ => leaves.push(path.to_owned()),
     }
 }
 
