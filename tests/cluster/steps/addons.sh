@@ -13,13 +13,14 @@ start_addons() { # run
 }
 COREFILE
   start coredns "$run/bin/coredns" -conf "$run/Corefile"
+  sed -e "s|@NODE_IP@|$node_ip|g; s|@DNS_SERVICE_IP@|$dns_service_ip|g" "$here/config/addons.yaml" > "$run/addons.yaml"
+  volumes "$run" >> "$run/addons.yaml"
+  kubectl apply --server-side -f "$run/addons.yaml" > /dev/null
+  # After its rights: without them it would end at once, and the API server's discovery would wait for it for ever.
   local kubeconfig=$run/pki/metrics-server.kubeconfig
   start metrics-server "$run/bin/metrics-server" --kubeconfig="$kubeconfig" --authentication-kubeconfig="$kubeconfig" \
     --authorization-kubeconfig="$kubeconfig" --secure-port=4443 --cert-dir="$run/metrics-server" \
     --kubelet-certificate-authority="$run/pki/ca.crt" --kubelet-preferred-address-types=InternalIP --metric-resolution=15s
-  sed -e "s|@NODE_IP@|$node_ip|g; s|@DNS_SERVICE_IP@|$dns_service_ip|g" "$here/config/addons.yaml" > "$run/addons.yaml"
-  volumes "$run" >> "$run/addons.yaml"
-  kubectl apply --server-side -f "$run/addons.yaml" > /dev/null
 }
 
 # `local` volumes honour fsGroup, which hostPath ones do not.
