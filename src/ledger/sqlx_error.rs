@@ -4,6 +4,9 @@ use sqlx::migrate::MigrateError;
 
 use crate::ledger::LedgerError;
 
+/// What a pool says that found no connection in time, whatever the reason.
+pub(super) const NO_CONNECTION: &str = "no connection came free";
+
 impl From<sqlx::Error> for LedgerError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
@@ -29,7 +32,7 @@ impl From<sqlx::Error> for LedgerError {
             }
             sqlx::Error::Io(io) => Self::Unreachable(io.to_string()),
             sqlx::Error::Tls(tls) => Self::TlsUntrusted(tls.to_string()),
-            sqlx::Error::PoolTimedOut => Self::Timeout("no connection came free".to_owned()),
+            sqlx::Error::PoolTimedOut => Self::Timeout(NO_CONNECTION.to_owned()),
             sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Self::Unreachable(error.to_string()),
             _ => Self::Internal(error.to_string()),
         }

@@ -2,16 +2,29 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
+
+use tokio::time::Instant;
 
 use super::PostgresLedger;
+use crate::ledger::sqlx_error::NO_CONNECTION;
 use crate::ledger::{LedgerError, Settings};
 
 /// The oldest server that the statements run on.
 const OLDEST_VERSION: i32 = 150_000;
 /// The longest name of a base schema: its lanes' names (`…_lane_0`) must fit PostgreSQL's 63 bytes.
 const MAX_SCHEMA_BYTES: usize = 48;
+
+/// How long a statement waits for a connection.
+const ACQUIRE: Duration = Duration::from_secs(3);
+/// How long a connection that was used is believed to live.
+const TRUSTED: Duration = Duration::from_secs(1);
+/// How long the look at a database that gives no connection may take.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// What the last such look found, and when.
+pub(super) type Probe = tokio::sync::Mutex<Option<(Instant, LedgerError)>>;
 
 /// Where the database is, and with what it is opened. Prints no password.
 #[derive(Clone)]
@@ -72,13 +85,29 @@ impl PostgresOptions {
             ("idle_in_transaction_session_timeout", (timeout * 2).to_string()),
             // The statements are planned once for every size of batch: a generic plan is right for all of them.
             ("plan_cache_mode", "force_generic_plan".to_owned()),
+            // A plan made while a table was small must still be right when it is large: rows are always found by key.
+            ("enable_seqscan", "off".to_owned()),
+            // The penalty on sequential scans makes plans look dear enough to be compiled, which takes longer than they run.
+            ("jit", "off".to_owned()),
+            // The lock order and the recount are proven for this level; a role may have been given another.
+            ("default_transaction_isolation", "read committed".to_owned()),
         ])
     }
 
     pub(super) fn pool(&self, settings: &Settings) -> PgPool {
         PgPoolOptions::new()
             .max_connections(self.max_connections)
-            .acquire_timeout(Duration::from_secs(5))
+            .acquire_timeout(ACQUIRE)
+            // A connection that was used a moment ago needs no question whether it lives: that would be a round trip for every statement.
+            .test_before_acquire(false)
+            .before_acquire(|session, use_of| {
+                Box::pin(async move {
+                    if use_of.idle_for > TRUSTED {
+                        session.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(self.connect_options(settings))
     }
 }
@@ -114,6 +143,64 @@ impl PostgresLedger {
                 "synchronous_commit is {commit} in our own session"
             )));
         }
-        Ok(())
+        let schema = self.schema_state().await?;
+        if !schema.is_current() {
+            let stands = schema
+                .installed
+                .map_or("none".to_owned(), |version| version.to_string());
+            return Err(LedgerError::Schema(format!(
+                "{stands} stands in {}, {} is needed: run `segment-counter migrate`",
+                self.base, schema.expected
+            )));
+        }
+        let lacking: Option<String> = sqlx::query_scalar(
+            "SELECT string_agg(format('%s on %s', right_of, name), ', ' ORDER BY name, right_of)
+               FROM unnest($1::text[]) AS name, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS right_of
+              WHERE NOT has_table_privilege(name, right_of)",
+        )
+        .bind(self.tables())
+        .fetch_one(&self.pool)
+        .await?;
+        lacking.map_or(Ok(()), |lacking| {
+            Err(LedgerError::MissingPrivilege(format!("it may not {lacking}")))
+        })
+    }
+
+    /// The tables that serving writes.
+    fn tables(&self) -> Vec<String> {
+        let base = ["segment", "job_run"].map(|table| format!("\"{}\".{table}", self.base));
+        let lane = ["membership", "segment_bucket", "segment_span"].map(|table| format!("\"{}\".{table}", self.lane));
+        base.into_iter().chain(lane).collect()
+    }
+
+    /// A pool keeps trying while the port refuses, and then only says that no connection came free: this looks once more and says why.
+    /// One look at a time; whoever waited for it takes its answer.
+    pub(super) async fn explain<T>(&self, answer: Result<T, LedgerError>) -> Result<T, LedgerError> {
+        match answer {
+            Err(LedgerError::Timeout(why)) if why == NO_CONNECTION => Err(self.why_no_connection().await),
+            answer => answer,
+        }
+    }
+
+    async fn why_no_connection(&self) -> LedgerError {
+        let asked = Instant::now();
+        let mut last = self.probe.lock().await;
+        if let Some((at, found)) = &*last
+            && *at >= asked
+        {
+            return found.clone();
+        }
+        let options = self.pool.connect_options();
+        let found = match tokio::time::timeout(PROBE, PgConnection::connect_with(&options)).await {
+            Ok(Ok(session)) => {
+                // It is there: all of ours are in use.
+                let _ = session.close().await;
+                LedgerError::Timeout(NO_CONNECTION.to_owned())
+            }
+            Ok(Err(error)) => error.into(),
+            Err(_) => LedgerError::Unreachable(format!("no answer within {} s", PROBE.as_secs())),
+        };
+        *last = Some((Instant::now(), found.clone()));
+        found
     }
 }

@@ -43,6 +43,8 @@ pub struct PostgresLedger {
     sql: Statements,
     /// Numbers never change while a segment exists, so that a hit is always right.
     ids: IdCache<SegmentName, SegmentId>,
+    /// What the last look at a database that gave no connection found.
+    probe: connect::Probe,
 }
 
 /// The statements of the hot paths, with the schemas' names filled in once.
@@ -75,6 +77,7 @@ impl PostgresLedger {
             lane,
             sql,
             ids: IdCache::new(ID_CACHE_ENTRIES),
+            probe: connect::Probe::default(),
         })
     }
 
@@ -116,80 +119,81 @@ impl Ledger for PostgresLedger {
     }
 
     async fn record(&self, pairs: &[Pair]) -> Result<Recorded, LedgerError> {
-        self.record_batch(pairs).await
+        self.explain(self.record_batch(pairs).await).await
     }
 
     async fn resolve(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, LedgerError> {
-        self.resolve_names(names).await
+        self.explain(self.resolve_names(names).await).await
     }
 
     async fn count(&self, segments: &[SegmentId]) -> Result<Vec<Count>, LedgerError> {
-        self.count_segments(segments).await
+        self.explain(self.count_segments(segments).await).await
     }
 
     async fn put_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError> {
-        self.upsert_segment(segment).await
+        self.explain(self.upsert_segment(segment).await).await
     }
 
     async fn segment(&self, name: &SegmentName) -> Result<Option<SegmentInfo>, LedgerError> {
-        self.one_segment(name).await
+        self.explain(self.one_segment(name).await).await
     }
 
     async fn segments(&self, after: Option<&SegmentName>, limit: u32) -> Result<SegmentPage, LedgerError> {
-        self.page_of_segments(after, limit).await
+        self.explain(self.page_of_segments(after, limit).await).await
     }
 
     async fn migrate(&self) -> Result<SchemaState, LedgerError> {
-        self.run_migrations().await
+        self.explain(self.run_migrations().await).await
     }
 
     async fn schema(&self) -> Result<SchemaState, LedgerError> {
-        self.schema_state().await
+        self.explain(self.schema_state().await).await
     }
 
     async fn check(&self) -> Result<(), LedgerError> {
-        self.check_database().await
+        self.explain(self.check_database().await).await
     }
 
     async fn archive_batch(&self, cursor: Option<ArchiveCursor>, limit: u32) -> Result<ArchiveBatch, LedgerError> {
-        self.archive_one_batch(cursor, limit).await
+        self.explain(self.archive_one_batch(cursor, limit).await).await
     }
 
     async fn sweep(&self, keep_days: u32) -> Result<Swept, LedgerError> {
-        self.sweep_past(keep_days).await
+        self.explain(self.sweep_past(keep_days).await).await
     }
 
     async fn least_recently_recounted(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError> {
-        self.longest_unchecked(limit).await
+        self.explain(self.longest_unchecked(limit).await).await
     }
 
     async fn recount(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
-        self.recount_segment(segment).await
+        self.explain(self.recount_segment(segment).await).await
     }
 
     async fn begin_job(&self, job: Job, exclusive: bool) -> Result<Option<JobId>, LedgerError> {
-        self.begin(job, exclusive).await
+        self.explain(self.begin(job, exclusive).await).await
     }
 
     async fn job_progress(&self, id: JobId, report: &JobReport) -> Result<(), LedgerError> {
-        self.progress(id, report).await
+        self.explain(self.progress(id, report).await).await
     }
 
     async fn end_job(&self, id: JobId, result: JobResult, report: &JobReport) -> Result<(), LedgerError> {
-        self.end(id, result, report).await
+        self.explain(self.end(id, result, report).await).await
     }
 
     async fn job_state(&self, job: Job) -> Result<JobState, LedgerError> {
-        self.state_of(job).await
+        self.explain(self.state_of(job).await).await
     }
 
     async fn now(&self) -> Result<Timestamp, LedgerError> {
-        let micros: i64 =
+        let micros =
             sqlx::query_scalar("SELECT (extract(epoch FROM coalesce($1, clock_timestamp())) * 1000000)::bigint")
                 .bind(self.clock())
                 .fetch_one(&self.pool)
-                .await?;
-        timestamp(micros)
+                .await
+                .map_err(LedgerError::from);
+        timestamp(self.explain(micros).await?)
     }
 
     async fn close(&self) {

@@ -1,0 +1,175 @@
+//! What only PostgreSQL can do to its ledger: crash, refuse a login, be read-only, be away, be unsafe. Each has its own class of error.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+mod support;
+
+use segment_counter::counting::{Pair, SegmentName, UserId};
+use segment_counter::ledger::{LedgerError, Location, Settings, SharedLedger, open};
+use support::postgres::{Server, execute, server};
+
+fn ledger(url: &str, password: Option<&str>) -> SharedLedger {
+    open(
+        &Location::parse(url, password, "segment_counter", 4).unwrap(),
+        Settings::default(),
+    )
+    .unwrap()
+}
+
+fn pair(user: &str) -> Pair {
+    Pair {
+        user: UserId::new(user).unwrap(),
+        segment: SegmentName::new("s").unwrap(),
+        observed_at: None,
+        ttl: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_5_a_crash_of_the_server_loses_no_acknowledged_pair() {
+    let server = Server::start(&[]);
+    let url = server.database().await;
+    let first = ledger(&url, None);
+    first.migrate().await.unwrap();
+    let mut acknowledged = 0_i64;
+    for crash in 0..3 {
+        let writer = ledger(&url, None);
+        let writes = tokio::spawn(async move {
+            let mut acknowledged = 0_i64;
+            while let Ok(recorded) = writer.record(&[pair(&format!("{crash}-{acknowledged}"))]).await {
+                assert_eq!(recorded.pairs.len(), 1);
+                acknowledged += 1;
+            }
+            acknowledged
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        tokio::task::block_in_place(|| server.crash_and_restart());
+        let done = writes.await.unwrap();
+        assert!(done > 0);
+        acknowledged += done;
+        // The one whose answer the crash cut off may have been committed or not.
+        let after = ledger(&url, None);
+        let segment = after.resolve(&[SegmentName::new("s").unwrap()]).await.unwrap()[0].unwrap();
+        let members = after.count(&[segment]).await.unwrap()[0].members;
+        assert!(
+            members >= acknowledged && members <= acknowledged + crash + 1,
+            "{acknowledged} pairs, {members} members"
+        );
+        let recount = after.recount(segment).await.unwrap();
+        assert_eq!((recount.drift, recount.members), (0, members));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_5_a_server_that_does_not_sync_is_refused() {
+    let server = Server::start(&["fsync=off"]);
+    let ledger = ledger(&server.database().await, None);
+    ledger.migrate().await.unwrap();
+    let error = ledger.check().await.unwrap_err();
+    assert!(
+        matches!(&error, LedgerError::NotDurable(why) if why.contains("fsync")),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_5_a_session_acknowledges_only_what_is_on_disk_whatever_the_role_was_given() {
+    let url = server().database().await;
+    let database = url.rsplit_once('/').unwrap().1;
+    execute(&url, &format!("ALTER DATABASE {database} SET synchronous_commit = off")).await;
+    let ledger = ledger(&url, None);
+    ledger.migrate().await.unwrap();
+    ledger.check().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_no_timeout() {
+    let error = ledger(&server().database().await, Some("wrong"))
+        .check()
+        .await
+        .unwrap_err();
+    assert!(matches!(error, LedgerError::AuthenticationFailed(_)), "{error:?}");
+    assert!(!error.to_string().contains("wrong"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_is_unreachable_and_serves_again_when_it_is_back() {
+    let server = Server::start(&[]);
+    let url = server.database().await;
+    let ledger = ledger(&url, None);
+    ledger.migrate().await.unwrap();
+    ledger.record(&[pair("u")]).await.unwrap();
+    tokio::task::block_in_place(|| server.stop());
+    // The first may meet the dead connection, the next finds nobody at the port.
+    for _ in 0..2 {
+        let error = ledger.record(&[pair("u")]).await.unwrap_err();
+        assert!(matches!(error, LedgerError::Unreachable(_)), "{error:?}");
+        assert!(error.is_transient());
+    }
+    tokio::task::block_in_place(|| server.crash_and_restart());
+    ledger.record(&[pair("u")]).await.unwrap();
+    let nobody = self::ledger("postgres://u@127.0.0.1:1/d", Some("secret"))
+        .check()
+        .await
+        .unwrap_err();
+    assert!(matches!(nobody, LedgerError::Unreachable(_)), "{nobody:?}");
+    assert!(!nobody.to_string().contains("secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_absent_is_unreachable() {
+    let error = ledger(&server().url_of("never_made"), None).check().await.unwrap_err();
+    assert!(matches!(error, LedgerError::Unreachable(_)), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_database_says_so() {
+    let url = server().database().await;
+    ledger(&url, None).migrate().await.unwrap();
+    let database = url.rsplit_once('/').unwrap().1;
+    execute(
+        &url,
+        &format!("ALTER DATABASE {database} SET default_transaction_read_only = on"),
+    )
+    .await;
+    let ledger = ledger(&url, None);
+    for error in [
+        ledger.check().await.unwrap_err(),
+        ledger.record(&[pair("u")]).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, LedgerError::ReadOnly(_)), "{error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_rights_lacks_a_privilege() {
+    let url = server().database().await;
+    ledger(&url, None).migrate().await.unwrap();
+    let role = format!("poor_{}", url.rsplit_once('/').unwrap().1);
+    execute(&url, &format!("CREATE ROLE {role} LOGIN PASSWORD 'poor'")).await;
+    let poor = ledger(
+        &format!("postgres://{role}:poor@{}", url.split_once('@').unwrap().1),
+        None,
+    );
+    for error in [
+        poor.check().await.unwrap_err(),
+        poor.record(&[pair("u")]).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, LedgerError::MissingPrivilege(_)), "{error:?}");
+    }
+    execute(
+        &url,
+        &format!("GRANT USAGE ON SCHEMA segment_counter, segment_counter_lane_0 TO {role}"),
+    )
+    .await;
+    let error = poor.check().await.unwrap_err();
+    assert!(matches!(error, LedgerError::MissingPrivilege(_)), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_the_schema_is_refused_at_start() {
+    let error = ledger(&server().database().await, None).check().await.unwrap_err();
+    assert!(
+        matches!(&error, LedgerError::Schema(why) if why.contains("migrate")),
+        "{error:?}"
+    );
+}
