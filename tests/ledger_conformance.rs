@@ -50,3 +50,32 @@ for_every_ledger! {
     jobs::migrations_may_run_again_and_at_once,
     jobs::a_ledger_without_its_schema_says_so,
 }
+
+#[test]
+fn a_ledger_in_memory_takes_readers_and_writers_at_once() {
+    use segment_counter::ledger::{Location, Settings, open};
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let ledger = open(&Location::Memory, Settings::default()).unwrap();
+        ledger.migrate().await.unwrap();
+        ledger.check().await.unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        for writer in 0..4 {
+            let ledger = ledger.clone();
+            tasks.spawn(async move {
+                for n in 1..=20 {
+                    let pairs = [world::pair("s", &format!("{writer}-{n}"))];
+                    ledger.record(&pairs).await.unwrap();
+                    assert!(world::count(&ledger, "s").await >= n);
+                }
+            });
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.unwrap();
+        }
+        assert_eq!((world::count(&ledger, "s").await, world::drift(&ledger).await), (80, 0));
+    });
+}

@@ -166,10 +166,49 @@ async fn a_role_without_rights_lacks_a_privilege() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_without_the_schema_is_refused_at_start() {
-    let error = ledger(&server().database().await, None).check().await.unwrap_err();
-    assert!(
-        matches!(&error, LedgerError::Schema(why) if why.contains("migrate")),
-        "{error:?}"
+async fn a_new_password_is_used_for_new_connections_while_it_runs() {
+    let url = server().database().await;
+    let role = format!("turned_{}", url.rsplit_once('/').unwrap().1);
+    execute(&url, &format!("CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'old'")).await;
+    let ledger = ledger(
+        &format!("postgres://{role}:old@{}", url.split_once('@').unwrap().1),
+        None,
     );
+    ledger.migrate().await.unwrap();
+    ledger.record(&[pair("u")]).await.unwrap();
+    execute(&url, &format!("ALTER ROLE {role} PASSWORD 'new'")).await;
+    let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = ";
+    execute(&url, &format!("{all}'{role}'")).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
+    let error = ledger.record(&[pair("u")]).await.unwrap_err();
+    assert!(matches!(error, LedgerError::AuthenticationFailed(_)), "{error:?}");
+    ledger.set_password("new");
+    ledger.record(&[pair("u")]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_batch_takes_time_in_proportion_to_its_size() {
+    let url = server().database().await;
+    let ledger = ledger(&url, None);
+    ledger.migrate().await.unwrap();
+    // Planned while the tables are empty, as in a new installation.
+    for user in 0..8 {
+        ledger.record(&[pair(&user.to_string())]).await.unwrap();
+    }
+    let mut fastest = std::collections::BTreeMap::new();
+    for round in 0..3 {
+        for size in [1_000_u32, 8_000] {
+            let batch: Vec<_> = (0..size).map(|user| pair(&format!("{round}-{size}-{user}"))).collect();
+            let began = std::time::Instant::now();
+            ledger.record(&batch).await.unwrap();
+            let took = began.elapsed();
+            fastest
+                .entry(size)
+                .and_modify(|least: &mut std::time::Duration| *least = took.min(*least))
+                .or_insert(took);
+        }
+    }
+    // 8 times where the time grows with the size, 64 times where it grows with its square.
+    let ratio = fastest[&8_000].as_secs_f64() / fastest[&1_000].as_secs_f64();
+    assert!(ratio < 30.0, "{ratio:.1} times: {fastest:?}");
 }

@@ -160,6 +160,9 @@ pub trait Ledger: Send + Sync + 'static {
         own.unwrap_or_else(|| self.settings().rules.window())
     }
 
+    /// Logs in with another password from now on; connections that are open stay. Nothing where there is no login.
+    fn set_password(&self, _password: &str) {}
+
     /// Ends every connection, after what is under way.
     async fn close(&self);
 }

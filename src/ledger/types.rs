@@ -153,4 +153,13 @@ impl SchemaState {
     pub fn is_current(&self) -> bool {
         self.installed.is_some_and(|installed| installed >= self.expected)
     }
+
+    /// The error of a schema that this version cannot serve from.
+    pub(crate) fn refusal(&self) -> super::LedgerError {
+        let stands = self.installed.map_or("none".to_owned(), |version| version.to_string());
+        let expected = self.expected;
+        super::LedgerError::Schema(format!(
+            "{stands} stands, {expected} is needed: run `segment-counter migrate`"
+        ))
+    }
 }

@@ -152,8 +152,12 @@ pub async fn a_ledger_without_its_schema_says_so(world: World) {
     let state = ledger.schema().await.unwrap();
     assert_eq!(state.installed, None);
     assert!(!state.is_current());
-    let error = ledger.record(&[pair("s", "u")]).await.unwrap_err();
-    assert!(matches!(error, LedgerError::Schema(_)), "{error:?}");
+    for error in [
+        ledger.record(&[pair("s", "u")]).await.unwrap_err(),
+        ledger.check().await.unwrap_err(),
+    ] {
+        assert!(matches!(error, LedgerError::Schema(_)), "{error:?}");
+    }
     assert!(ledger.migrate().await.unwrap().is_current());
     ledger.record(&[pair("s", "u")]).await.unwrap();
 }

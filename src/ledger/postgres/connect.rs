@@ -145,13 +145,7 @@ impl PostgresLedger {
         }
         let schema = self.schema_state().await?;
         if !schema.is_current() {
-            let stands = schema
-                .installed
-                .map_or("none".to_owned(), |version| version.to_string());
-            return Err(LedgerError::Schema(format!(
-                "{stands} stands in {}, {} is needed: run `segment-counter migrate`",
-                self.base, schema.expected
-            )));
+            return Err(schema.refusal());
         }
         let lacking: Option<String> = sqlx::query_scalar(
             "SELECT string_agg(format('%s on %s', right_of, name), ', ' ORDER BY name, right_of)

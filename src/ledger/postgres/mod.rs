@@ -196,6 +196,12 @@ impl Ledger for PostgresLedger {
         timestamp(self.explain(micros).await?)
     }
 
+    fn set_password(&self, password: &str) {
+        let options = self.pool.connect_options();
+        self.pool
+            .set_connect_options(options.as_ref().clone().password(password));
+    }
+
     async fn close(&self) {
         self.pool.close().await;
     }

@@ -188,7 +188,12 @@ impl Ledger for SqliteLedger {
         }
         // The write lock is the proof that the file takes writes; nothing is written.
         self.writer.begin_with("BEGIN IMMEDIATE").await?.rollback().await?;
-        Ok(())
+        let schema = self.schema().await?;
+        if schema.is_current() {
+            Ok(())
+        } else {
+            Err(schema.refusal())
+        }
     }
 
     async fn archive_batch(&self, cursor: Option<ArchiveCursor>, limit: u32) -> Result<ArchiveBatch, LedgerError> {
