@@ -2,7 +2,14 @@
 //!
 //! Pure. What the API server's rules can see is refused by them already; here stands what takes parsing or another object.
 
-use crate::crd::{ConditionType, PullPolicy, Reason, SegmentCounterSpec};
+use super::observed::{Observed, SecretData};
+use crate::{
+    crd::{ConditionType, ExternalPostgres, ManagedRedis, PullPolicy, Reason, SegmentCounter, SegmentCounterSpec},
+    runtime::credentials::{CredentialsError, PostgresCredentials},
+};
+
+/// The image of the cache where the object names none.
+const REDIS_IMAGE: &str = "docker.io/valkey/valkey:8.1";
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 /// What was proven of an object. It holds no password.
@@ -79,3 +86,204 @@ pub(crate) struct Invalid {
     /// Why, for people. It names fields and keys, never a Secret's values.
     pub(crate) message: String,
 }
+
+/// Proves an object.
+///
+/// # Errors
+/// [`Invalid`] is the first thing that is wrong.
+pub(crate) fn validate(object: &SegmentCounter, observed: &Observed) -> Result<Validated, Invalid> {
+    let meta = &object.metadata;
+    let name = known(meta.name.as_ref(), "metadata.name")?;
+    let namespace = known(meta.namespace.as_ref(), "metadata.namespace")?;
+    let uid = known(meta.uid.as_ref(), "metadata.uid")?;
+    let spec = object.spec.clone();
+
+    let maintenance = &spec.maintenance;
+    schedule("spec.maintenance.archive.schedule", &maintenance.archive.schedule)?;
+    schedule("spec.maintenance.refresh.schedule", &maintenance.refresh.schedule)?;
+
+    let (image, version) = api_image(&spec, observed);
+    let redis = match (&spec.redis.managed, &spec.redis.disabled) {
+        (Some(managed), None) => Some(redis_target(&name, &namespace, &spec, managed)?),
+        (None, Some(_)) => None,
+        _ => {
+            return Err(spec_error(
+                "spec.redis must have exactly one member: managed or disabled",
+            ));
+        }
+    };
+    let external = spec
+        .postgres
+        .external
+        .as_ref()
+        .ok_or_else(|| spec_error("spec.postgres must have exactly one member: external"))?;
+    let postgres = postgres_target(external, observed.postgres_secret.as_ref())?;
+
+    let tokens_secret = spec.api.tokens_secret_ref.as_ref().map(|secret| secret.name.clone());
+    if let (Some(secret), Some(false)) = (&tokens_secret, observed.tokens_secret_exists) {
+        return Err(Invalid {
+            condition: ConditionType::Stalled,
+            reason: Reason::SecretNotFound,
+            message: format!("spec.api.tokensSecretRef names the Secret {secret}, which is not there"),
+        });
+    }
+
+    Ok(Validated {
+        owner: OwnerReference {
+            api_version: "segmentcounter.io/v1alpha1".to_owned(),
+            kind: "SegmentCounter".to_owned(),
+            name: name.clone(),
+            uid: uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: None,
+        },
+        generation: meta.generation.unwrap_or_default(),
+        pull_policy: spec.images.pull_policy,
+        name,
+        namespace,
+        uid,
+        spec,
+        image,
+        version,
+        postgres,
+        redis,
+        tokens_secret,
+    })
+}
+
+fn known(value: Option<&String>, field: &str) -> Result<String, Invalid> {
+    value.cloned().ok_or_else(|| spec_error(&format!("{field} is absent")))
+}
+
+fn spec_error(message: &str) -> Invalid {
+    Invalid {
+        condition: ConditionType::Stalled,
+        reason: Reason::InvalidSpec,
+        message: message.to_owned(),
+    }
+}
+
+/// The shape was checked by the API server; whether there is a minute 99 takes a parser. A time zone is left to the API server, which
+/// knows those that its controllers know.
+fn schedule(field: &str, schedule: &str) -> Result<(), Invalid> {
+    // The schema lists those that Kubernetes knows; the parser knows others.
+    if schedule.starts_with('@') {
+        return Ok(());
+    }
+    croner::parser::CronParser::new()
+        .parse(schedule)
+        .map(drop)
+        .map_err(|error| spec_error(&format!("{field}: {error}")))
+}
+
+/// The image and its tag. A version of the object's is the tag; else the operator's default image counts as it is, and its tag is the version.
+fn api_image(spec: &SegmentCounterSpec, observed: &Observed) -> (String, String) {
+    let (repository, tag) = split_tag(&observed.default_image);
+    let repository = match &spec.images.api.repository {
+        Some(own) => own.clone(),
+        None => mirrored(repository, &spec.images.registry),
+    };
+    let version = match (&spec.version, &spec.images.api.repository, tag) {
+        (Some(version), _, _) => version.clone(),
+        (None, None, Some(tag)) => tag.to_owned(),
+        (None, ..) => observed.operator_version.clone(),
+    };
+    let separator = if version.starts_with("sha256:") { '@' } else { ':' };
+    (format!("{repository}{separator}{version}"), version)
+}
+
+/// An image's name and its tag or digest: what follows the last ':' of the last part of the path, or the '@'.
+fn split_tag(image: &str) -> (&str, Option<&str>) {
+    if let Some((name, digest)) = image.split_once('@') {
+        return (name, Some(digest));
+    }
+    match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (image, None),
+    }
+}
+
+/// The same image from another registry: a first part with a dot or a port, or `localhost`, is the registry that is replaced.
+fn mirrored(image: &str, registry: &str) -> String {
+    if registry.is_empty() {
+        return image.to_owned();
+    }
+    let path = match image.split_once('/') {
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => path,
+        _ => image,
+    };
+    format!("{registry}/{path}")
+}
+
+fn redis_target(
+    name: &str,
+    namespace: &str,
+    spec: &SegmentCounterSpec,
+    managed: &ManagedRedis,
+) -> Result<RedisTarget, Invalid> {
+    let max_memory_bytes = bytes(&managed.max_memory)
+        .ok_or_else(|| spec_error("spec.redis.managed.maxMemory must be a whole number of bytes, such as 256Mi"))?;
+    let image = match &spec.images.redis.image {
+        Some(own) => own.clone(),
+        None => mirrored(REDIS_IMAGE, &spec.images.registry),
+    };
+    Ok(RedisTarget {
+        secret: format!("{name}-redis"),
+        hosts: (0..managed.nodes)
+            .map(|node| format!("{name}-redis-{node}.{name}-redis.{namespace}.svc"))
+            .collect(),
+        image,
+        uid: spec.images.redis.uid,
+        command: spec.images.redis.command.clone(),
+        max_memory_bytes,
+    })
+}
+
+/// A quantity that is a whole number of bytes.
+fn bytes(quantity: &str) -> Option<i64> {
+    const UNITS: [(&str, i64); 10] = [
+        ("Ki", 1 << 10),
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("Ti", 1 << 40),
+        ("k", 1_000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+        ("T", 1_000_000_000_000),
+        ("e6", 1_000_000),
+        ("e9", 1_000_000_000),
+    ];
+    let (digits, unit) = UNITS
+        .iter()
+        .find_map(|(suffix, unit)| quantity.strip_suffix(suffix).map(|digits| (digits, *unit)))
+        .unwrap_or((quantity, 1));
+    digits.parse::<i64>().ok()?.checked_mul(unit).filter(|bytes| *bytes > 0)
+}
+
+fn postgres_target(external: &ExternalPostgres, secret: Option<&SecretData>) -> Result<PostgresTarget, Invalid> {
+    let name = &external.secret_ref.name;
+    let refused = |reason, message| Invalid {
+        condition: ConditionType::PostgresReady,
+        reason,
+        message,
+    };
+    let data = secret.ok_or_else(|| {
+        refused(
+            Reason::SecretNotFound,
+            format!("spec.postgres.external.secretRef names the Secret {name}, which is not there"),
+        )
+    })?;
+    let login = PostgresCredentials::parse(data)
+        .map_err(|error: CredentialsError| refused(Reason::SecretKeyMissing, format!("the Secret {name}: {error}")))?;
+    Ok(PostgresTarget {
+        secret: name.clone(),
+        host: login.host,
+        port: login.port,
+        database: login.database,
+        schema: external.schema.clone(),
+        max_connections: external.max_connections_per_replica,
+    })
+}
+
+#[cfg(test)]
+mod tests;

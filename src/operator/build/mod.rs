@@ -2,12 +2,24 @@
 //!
 //! The same input gives the same bytes, and nothing here can fail, ask or look at a clock: what may be wrong was found by `validate`.
 
+mod account;
+mod api;
+mod common;
+mod config;
+mod jobs;
+mod redis;
+mod service;
+#[cfg(test)]
+mod tests;
+
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     batch::v1::{CronJob, Job},
     core::v1::{ConfigMap, Secret, Service, ServiceAccount},
     policy::v1::PodDisruptionBudget,
 };
+
+use super::validate::Validated;
 
 /// The children, in the order in which they are applied.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,4 +46,22 @@ pub(crate) struct Children {
     pub(crate) archive: CronJob,
     /// The refresh.
     pub(crate) refresh: CronJob,
+}
+
+/// Builds the children. `new_password` is what the cache's Secret holds if it is not there yet: random, of letters and digits; made
+/// by the caller, so that nothing here is.
+pub(crate) fn children(v: &Validated, new_password: &str) -> Children {
+    Children {
+        service_account: account::service_account(v),
+        redis_secret: v.redis.as_ref().map(|target| redis::secret(v, target, new_password)),
+        config_map: config::config_map(v),
+        api_service: service::api(v),
+        redis_service: v.redis.as_ref().map(|_| service::redis(v)),
+        redis: v.redis.as_ref().map(|target| redis::nodes(v, target)),
+        migrate: jobs::migrate(v),
+        api: api::deployment(v),
+        pdb: api::budget(v),
+        archive: jobs::archive(v),
+        refresh: jobs::refresh(v),
+    }
 }
