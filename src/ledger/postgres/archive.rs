@@ -64,11 +64,17 @@ impl PostgresLedger {
         let mut counters = 0;
         for (table, column) in [("segment_bucket", "expires_at"), ("segment_span", "span_end")] {
             loop {
-                // Writers leave counters alone from settle / 2 on, so nobody waits for these rows.
+                // Writers leave counters alone from settle / 2 on, so nobody waits for these rows. Segment by segment, since the key begins
+                // with it: a walk through the whole table for each chunk would grow with what is still to come.
                 let text = format!(
                     "DELETE FROM \"{{lane}}\".{table} WHERE ctid = ANY (ARRAY(
-                       SELECT ctid FROM \"{{lane}}\".{table}
-                        WHERE {column} <= coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' LIMIT $3))"
+                       SELECT c.tid
+                         FROM \"{{base}}\".segment s
+                        CROSS JOIN LATERAL (
+                                SELECT ctid AS tid FROM \"{{lane}}\".{table} t
+                                 WHERE t.segment_id = s.id
+                                   AND t.{column} <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond')) c
+                        LIMIT $3))"
                 );
                 let cleared = sqlx::query(self.sql(&text))
                     .bind(self.clock())
