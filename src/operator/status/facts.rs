@@ -1,0 +1,164 @@
+//! One condition a function: from what a child or a server said to whether it is so, and why.
+
+use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job};
+
+use super::Verdict;
+use crate::{
+    crd::Reason,
+    ledger::{JobState, LedgerError},
+    operator::observed::PostgresFacts,
+};
+
+/// True only of the revision that was applied last: its controller has seen it, and every replica is of it and available.
+pub(super) fn api_available(deployment: Option<&Deployment>) -> Verdict {
+    let Some(deployment) = deployment else {
+        return Verdict::no(Reason::NotCreated, "the Deployment waits for the migration");
+    };
+    let wanted = deployment.spec.replicas.unwrap_or(1);
+    let status = deployment.status.clone().unwrap_or_default();
+    let seen = status.observed_generation.unwrap_or_default() >= deployment.metadata.generation.unwrap_or(i64::MAX);
+    if !seen {
+        return Verdict::no(Reason::RollingOut, "the new revision was not taken up yet");
+    }
+    let stuck = status.conditions.iter().flatten().find(|condition| {
+        condition.type_.as_deref() == Some("Progressing")
+            && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+    });
+    if let Some(stuck) = stuck {
+        return Verdict::no(Reason::RolloutStuck, stuck.message.clone().unwrap_or_default());
+    }
+    let updated = status.updated_replicas.unwrap_or_default();
+    let total = status.replicas.unwrap_or_default();
+    if updated < wanted || total > updated {
+        return Verdict::no(
+            Reason::RollingOut,
+            format!("{updated} of {wanted} replicas are updated"),
+        );
+    }
+    let available = status.available_replicas.unwrap_or_default();
+    if available < wanted {
+        return Verdict::no(
+            Reason::ReplicasUnavailable,
+            format!("{available} of {wanted} replicas are available"),
+        );
+    }
+    Verdict::yes(
+        Reason::AllReplicasAvailable,
+        format!("{wanted} of {wanted} replicas are available"),
+    )
+}
+
+pub(super) fn postgres_ready(probe: Option<&Result<PostgresFacts, LedgerError>>) -> Verdict {
+    let error = match probe {
+        None => return Verdict::unknown(Reason::NotProbed, "no login was tried yet"),
+        Some(Ok(facts)) => {
+            return Verdict::yes(
+                Reason::LoggedIn,
+                format!("logged in to PostgreSQL {}", facts.server_version),
+            );
+        }
+        Some(Err(error)) => error,
+    };
+    let reason = match error {
+        LedgerError::AuthenticationFailed(_) => Reason::AuthenticationFailed,
+        LedgerError::TlsUntrusted(_) => Reason::TLSUntrusted,
+        LedgerError::MissingPrivilege(_) => Reason::MissingPrivilege,
+        LedgerError::ReadOnly(_) => Reason::ReadOnly,
+        LedgerError::UnsupportedVersion(_) => Reason::UnsupportedVersion,
+        LedgerError::Unreachable(_)
+        | LedgerError::NotDurable(_)
+        | LedgerError::Schema(_)
+        | LedgerError::Timeout(_)
+        | LedgerError::Internal(_) => Reason::Unreachable,
+    };
+    Verdict::no(reason, error.to_string())
+}
+
+/// True where every node let the operator in; Unknown while one was never tried and none refused.
+pub(super) fn cache_ready(configured: bool, nodes: &[(String, Option<Result<(), String>>)]) -> Verdict {
+    if !configured {
+        return Verdict::unknown(Reason::NotConfigured, "the object has no cache server");
+    }
+    let failed: Vec<_> = nodes
+        .iter()
+        .filter_map(|(name, result)| match result {
+            Some(Err(why)) => Some(format!("{name}: {why}")),
+            Some(Ok(())) | None => None,
+        })
+        .collect();
+    if !failed.is_empty() {
+        let refused = failed
+            .iter()
+            .any(|why| why.contains("NOAUTH") || why.contains("WRONGPASS"));
+        let reason = if refused {
+            Reason::AuthenticationFailed
+        } else {
+            Reason::Unreachable
+        };
+        return Verdict::no(reason, failed.join("; "));
+    }
+    if nodes.is_empty() || nodes.iter().any(|(_, result)| result.is_none()) {
+        return Verdict::unknown(Reason::NotProbed, "no login was tried yet");
+    }
+    Verdict::yes(Reason::LoggedIn, format!("logged in to {} nodes", nodes.len()))
+}
+
+/// By the ledger's own word, never by a Job that once succeeded.
+pub(super) fn schema_current(probe: Option<&Result<PostgresFacts, LedgerError>>, migrate: Option<&Job>) -> Verdict {
+    let failed = migrate.and_then(|job| {
+        let conditions = job.status.as_ref()?.conditions.as_ref()?;
+        conditions
+            .iter()
+            .find(|condition| condition.type_ == "Failed" && condition.status == "True")
+    });
+    let migration_failed = |failed: &k8s_openapi::api::batch::v1::JobCondition| {
+        let why = failed.message.clone().unwrap_or_default();
+        Verdict::no(Reason::MigrationFailed, format!("the migration failed: {why}"))
+    };
+    match (probe, failed) {
+        (Some(Ok(facts)), _) if facts.schema.is_current() => Verdict::yes(
+            Reason::SchemaMatches,
+            format!("the schema is at version {}", facts.schema.expected),
+        ),
+        (_, Some(failed)) => migration_failed(failed),
+        (Some(Ok(facts)), None) => Verdict::no(
+            Reason::Migrating,
+            match facts.schema.installed {
+                Some(installed) => format!("the schema is at version {installed} of {}", facts.schema.expected),
+                None => "there is no schema yet".to_owned(),
+            },
+        ),
+        (Some(Err(_)) | None, None) => Verdict::unknown(Reason::NotProbed, "the ledger was not asked"),
+    }
+}
+
+/// Of the archive or the refresh. Its age is by the database's own clock.
+pub(super) fn fresh(state: Option<&JobState>, stale_after_seconds: i32) -> Verdict {
+    let Some(state) = state else {
+        return Verdict::unknown(Reason::NotProbed, "the ledger was not asked");
+    };
+    match &state.last_result {
+        Some(Err(why)) if state.seconds_since_success.is_none() => {
+            return Verdict::no(Reason::JobFailed, format!("the last run failed: {why}"));
+        }
+        Some(Ok(report)) if report.drift != 0 => {
+            let message = format!("the last run found and mended a difference of {}", report.drift);
+            return Verdict::no(Reason::DriftFound, message);
+        }
+        Some(Ok(_) | Err(_)) | None => {}
+    }
+    let Some(age) = state.seconds_since_success else {
+        return Verdict::unknown(Reason::NotYetRun, "it never ran");
+    };
+    if age > i64::from(stale_after_seconds) {
+        // No age in the message: it would be another one at every look.
+        return Verdict::no(
+            Reason::Stale,
+            format!("the last success is older than {stale_after_seconds} s"),
+        );
+    }
+    Verdict::yes(
+        Reason::Fresh,
+        format!("the last success is younger than {stale_after_seconds} s"),
+    )
+}
