@@ -4,7 +4,8 @@
 
 create_network() { # run
   ip netns add "$netns"
-  ip link add "$host_link" alias "$1" type veth peer name eth0 netns "$netns"
+  ip link add "$host_link" type veth peer name eth0 netns "$netns"
+  ip link set dev "$host_link" alias "$1"   # not in the line above, where it is silently dropped for a veth
   ip address add "$host_ip/30" dev "$host_link"
   ip link set "$host_link" up
   in_node ip link set lo up
