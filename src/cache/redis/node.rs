@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value,
 };
 
 use super::super::{CacheError, NodeHealth};
@@ -75,13 +75,11 @@ impl Node {
     pub(super) async fn run(&self, call: &Call) -> Result<Value, CacheError> {
         let connection = self.shared.enter().await?;
         let mut redis = connection.redis.clone();
-        let answer = match redis.send_packed_command(&call.by_hash).await {
-            Err(error) if is_unknown_script(&error) => redis.send_packed_command(&call.by_text).await,
+        let answer = match ask(&mut redis, &call.by_hash).await {
+            Err(error) if is_unknown_script(&error) => ask(&mut redis, &call.by_text).await,
             answer => answer,
         };
-        answer
-            .and_then(Value::extract_error)
-            .map_err(|error| self.shared.failed(&connection, &error))
+        answer.map_err(|error| self.shared.failed(&connection, &error))
     }
 
     /// Runs many scripts in one pipeline, each atomic on its own; says the first failure.
@@ -98,10 +96,7 @@ impl Node {
         for (call, answer) in calls.iter().zip(answers) {
             match answer.extract_error() {
                 Err(error) if is_unknown_script(&error) => {
-                    let again = redis
-                        .send_packed_command(&call.by_text)
-                        .await
-                        .and_then(Value::extract_error);
+                    let again = ask(&mut redis, &call.by_text).await;
                     again.map_err(|error| self.shared.failed(&connection, &error))?;
                 }
                 Err(error) => return Err(self.shared.failed(&connection, &error)),
@@ -114,10 +109,8 @@ impl Node {
     pub(super) async fn health(&self) -> NodeHealth {
         let error = match self.shared.enter().await {
             Ok(connection) => {
-                let pong = connection.redis.clone().send_packed_command(&redis::cmd("PING")).await;
-                pong.and_then(Value::extract_error)
-                    .err()
-                    .map(|error| self.shared.failed(&connection, &error))
+                let pong = ask(&mut connection.redis.clone(), &redis::cmd("PING")).await;
+                pong.err().map(|error| self.shared.failed(&connection, &error))
             }
             Err(error) => Some(error),
         };
@@ -239,6 +232,11 @@ impl Shared {
             _ => CacheError::Internal(format!("{name}: {}", error.category())),
         }
     }
+}
+
+/// One command; what the server refuses is an error too.
+async fn ask(redis: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
+    redis.send_packed_command(command).await.and_then(Value::extract_error)
 }
 
 fn is_unknown_script(error: &RedisError) -> bool {
