@@ -1,4 +1,5 @@
 //! One suite for every cache: memory, one Redis, three Redis nodes. What a [`Cache`] promises, on the real thing.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 mod support;
 

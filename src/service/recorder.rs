@@ -80,6 +80,10 @@ impl Recorder {
 
     /// Records one pair with whatever else waits; answers after the commit.
     pub(crate) async fn record(&self, pair: Pair) -> Result<Recording, ServiceError> {
+        // The queue itself closes only when its flusher next looks at it.
+        if self.stop.is_cancelled() {
+            return Err(ServiceError::ShuttingDown);
+        }
         let (answer, answered) = oneshot::channel();
         let lane = self.lane(&pair.segment);
         let metrics = &self.committer.metrics;

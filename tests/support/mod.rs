@@ -1,5 +1,12 @@
 //! What several test binaries need: real servers that they start themselves. A binary uses some of it, never all.
-#![allow(dead_code, unused_imports, unreachable_pub, clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs
+)]
 
 pub mod postgres;
 pub mod redis;

@@ -12,12 +12,15 @@ use tokio::time::Instant;
 
 use crate::cache::{CacheError, Cached, Claim, Lookup};
 use crate::counting::SegmentId;
-use crate::ledger::LedgerError;
+use crate::ledger::{Count, LedgerError};
 
 use super::super::ServiceError;
-use super::super::gather::Join;
+use super::super::gather::{Join, Landed};
 use super::super::metrics::Level;
 use super::{Counter, Entry, Found};
+
+/// How long a ledger that hangs is waited for where the last value may be served.
+const LEDGER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How an answer came about.
 #[derive(Debug, Clone)]
@@ -88,22 +91,7 @@ pub(super) async fn fly(counter: Arc<Counter>, segments: Vec<SegmentId>, bound: 
         }
     }
     let wanted = skip_while_ledger_pauses(&counter, &mut runway, wanted);
-    // A claimed value must come from a statement sent after the claim; without one any statement under way will do.
-    let join = |wanted: &Wanted| {
-        if wanted.claim.is_some() {
-            Join::Unsent
-        } else {
-            Join::Any
-        }
-    };
-    let landed = if wanted.is_empty() {
-        Vec::new()
-    } else {
-        counter
-            .counts
-            .get_many(wanted.iter().map(|w| (w.segment, join(w))))
-            .await
-    };
+    let landed = ask_ledger(&counter, &wanted).await;
     let mut stores = Vec::new();
     for (wanted, landed) in wanted.into_iter().zip(landed) {
         let landing = counter.landing(wanted.segment, landed, wanted.cached);
@@ -184,6 +172,34 @@ fn skip_while_ledger_pauses(counter: &Counter, runway: &mut Runway<'_>, wanted: 
         }
     }
     rest
+}
+
+async fn ask_ledger(counter: &Counter, wanted: &[Wanted]) -> Vec<Result<Landed<Count>, ServiceError>> {
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    // A claimed value must come from a statement sent after the claim; without one any statement under way will do.
+    let join = |wanted: &Wanted| {
+        if wanted.claim.is_some() {
+            Join::Unsent
+        } else {
+            Join::Any
+        }
+    };
+    let asked = counter
+        .counts
+        .get_many(wanted.iter().map(|wanted| (wanted.segment, join(wanted))));
+    let has_last_value = |wanted: &Wanted| {
+        let last = counter.last_value(wanted.segment, wanted.cached);
+        last.is_some_and(|entry| counter.serve_stale.is_some_and(|limit| entry.age() <= limit))
+    };
+    if !wanted.iter().all(has_last_value) {
+        return asked.await;
+    }
+    tokio::time::timeout(LEDGER_PATIENCE, asked).await.unwrap_or_else(|_| {
+        let hangs = LedgerError::Timeout(format!("no count came in {LEDGER_PATIENCE:?}"));
+        wanted.iter().map(|_| Err(hangs.clone().into())).collect()
+    })
 }
 
 /// The segments of a flight that have not landed. Whatever ends the flight opens them for the next: none may stay closed for ever.

@@ -1,0 +1,22 @@
+//! The service on a ledger and a cache that the tests can slow, hold, break and watch; then on real ones.
+//!
+//! Where no real server takes part, time is paused: waits cost nothing and are exact.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+#[path = "service/away.rs"]
+mod away;
+#[path = "service/bound.rs"]
+mod bound;
+#[path = "service/counting.rs"]
+mod counting;
+#[path = "service/jobs.rs"]
+mod jobs;
+#[path = "service/model.rs"]
+mod model;
+#[path = "service/notices.rs"]
+mod notices;
+#[path = "service/real.rs"]
+mod real;
+#[path = "service/recording.rs"]
+mod recording;
+mod support;

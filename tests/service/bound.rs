@@ -1,0 +1,85 @@
+//! Rule 4, measured: under a writer, on replicas that share a slow cache, no answer is older than was asked for, and each says truly how old
+//! it may be.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng};
+use segment_counter::service::{Service, ServiceConfig};
+use tokio::time::{Instant, sleep};
+
+use crate::model::{ModelLedger, WatchedCache, name, pair, start};
+
+const BOUNDS_MS: [u64; 5] = [0, 1, 20, 100, 1_000];
+
+/// When each count became true.
+type History = Arc<Mutex<Vec<Instant>>>;
+
+#[tokio::test(start_paused = true)]
+async fn no_answer_is_older_than_its_bound_nor_than_it_says() {
+    for seed in 0..5 {
+        let (ledger, cache) = (ModelLedger::new(), WatchedCache::new());
+        *ledger.count_delay.lock().unwrap() = Duration::from_millis(3);
+        *cache.delay.lock().unwrap() = Duration::from_millis(1);
+        let replicas: Vec<_> = (0..3)
+            .map(|_| start(&ledger, cache.clone(), ServiceConfig::default()))
+            .collect();
+        replicas[0].record(pair("first", "s")).await.unwrap();
+        let history: History = Arc::new(Mutex::new(vec![Instant::now()]));
+        let writer = tokio::spawn(write(Arc::clone(&replicas[0]), Arc::clone(&history), seed));
+        let readers: Vec<_> = (0..9)
+            .map(|n| {
+                tokio::spawn(read(
+                    Arc::clone(&replicas[n % 3]),
+                    Arc::clone(&history),
+                    seed * 100 + n as u64,
+                ))
+            })
+            .collect();
+        for reader in readers {
+            reader.await.unwrap();
+        }
+        writer.abort();
+        assert!(ledger.statements() < 4_000, "{} statements", ledger.statements());
+    }
+}
+
+async fn write(service: Arc<Service>, history: History, seed: u64) {
+    let mut dice = rand::rngs::StdRng::seed_from_u64(seed);
+    for user in 0.. {
+        sleep(Duration::from_millis(dice.random_range(1..=15))).await;
+        service.record(pair(user, "s")).await.unwrap();
+        history.lock().unwrap().push(Instant::now());
+    }
+}
+
+async fn read(service: Arc<Service>, history: History, seed: u64) {
+    let mut dice = rand::rngs::StdRng::seed_from_u64(seed);
+    for _ in 0..400 {
+        sleep(Duration::from_millis(dice.random_range(0..=9))).await;
+        let bound = Duration::from_millis(BOUNDS_MS[dice.random_range(0..BOUNDS_MS.len())]);
+        let asked = Instant::now();
+        let answer = service.count(&name("s"), Some(bound)).await.unwrap().unwrap();
+        let answered = Instant::now();
+        // The oldest instant that the answer may show: the bound, or the moment of asking for what a statement took longer than that.
+        let allowed = bound.max(answered - asked);
+        assert!(
+            answer.staleness <= allowed,
+            "{:?} old, {allowed:?} allowed",
+            answer.staleness
+        );
+        assert!(answer.exact);
+        // Everything acknowledged before that instant is in it (what happened at it may be).
+        let acknowledged = history
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|at| answered - **at > answer.staleness)
+            .count();
+        assert!(
+            answer.count >= i64::try_from(acknowledged).unwrap(),
+            "{} of {acknowledged}",
+            answer.count
+        );
+    }
+}
