@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod cache;
+pub mod commands;
 pub mod counting;
 pub mod crd;
 pub mod ledger;

@@ -1,3 +1,5 @@
-//! Serves exact counts of the users in a segment.
+//! Serves exact counts of the users in a segment; migrates, archives and recounts its ledger.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    segment_counter::commands::main()
+}

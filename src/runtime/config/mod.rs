@@ -17,7 +17,7 @@ use crate::counting::Rules;
 use crate::runtime::secrets::{Secret, SecretFile};
 use crate::runtime::telemetry::LogFormat;
 
-pub use command::{Command, Started, command_line, start};
+pub use command::{Command, StartError, Started, command_line, start};
 pub use database::{Database, Login, LoginError, Postgres};
 pub use keys::{KEYS, Key, Section, VARIABLE_PREFIX};
 pub use layers::{Merged, Origin};

@@ -1,0 +1,92 @@
+//! What `segment-counter` does when it is called: serve, migrate, archive, refresh. Each returns its exit code; what it says to people
+//! goes to standard output (results) and standard error (progress and why it failed).
+
+mod jobs;
+mod migrate;
+mod open;
+mod serve;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::runtime::config::{Command, StartError, Started, start};
+use crate::runtime::telemetry;
+
+/// The whole program: arguments, environment, command, exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    // A variable that is no text is none of ours.
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let started = match start(std::env::args_os(), environment) {
+        Ok(started) => started,
+        // Help and version go to standard output and are no failures; clap knows.
+        Err(StartError::CommandLine(error)) => error.exit(),
+        Err(StartError::Config(error)) => return fail(&error.to_string()),
+    };
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(started)),
+        Err(error) => fail(&format!("the runtime could not start: {error}")),
+    }
+}
+
+async fn run(started: Started) -> ExitCode {
+    let Started {
+        command,
+        config,
+        warnings,
+    } = started;
+    if let Err(error) = telemetry::init(config.log_format) {
+        return fail(&error.to_string());
+    }
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let done = match command {
+        Command::Serve => serve::serve(config).await,
+        Command::Migrate => migrate::migrate(&config).await,
+        Command::Archive => jobs::archive(&config).await,
+        Command::Refresh => jobs::refresh(&config).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// Why a command did not do its work; no secret in any text.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// There is no login.
+    #[error(transparent)]
+    Login(#[from] crate::runtime::config::LoginError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] crate::ledger::LedgerError),
+    /// The Redis nodes as configured.
+    #[error("redis_url {0}")]
+    Redis(#[from] crate::cache::RedisConfigError),
+    /// The tokens file.
+    #[error("tokens_file: {0}")]
+    Tokens(#[from] crate::api::TokensError),
+    /// The service.
+    #[error(transparent)]
+    Service(#[from] crate::service::ServiceError),
+    /// An address or a signal.
+    #[error("{0}: {1}")]
+    System(&'static str, std::io::Error),
+    /// A refresh that found its counters wrong.
+    #[error("the counters were off by {0}: they were mended; this must never happen, please report it")]
+    Drift(i64),
+}
+
+fn fail(why: &str) -> ExitCode {
+    // A closed standard error is no reason to fail otherwise than we do.
+    let _ = writeln!(std::io::stderr(), "segment-counter: {why}");
+    ExitCode::FAILURE
+}
+
+/// A line for people. A reader that went away ends nothing.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
