@@ -1,5 +1,7 @@
 //! The main job on real input, through the binary and a socket: a stream of pairs with known answers goes in as gzip NDJSON, twice, and
 //! every count equals one that was made apart from our code (tests/data/expected.awk over the same file).
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::disallowed_methods, reason = "a client has no other clock than its own")]
 
 mod support;
 
@@ -116,7 +118,12 @@ async fn counts(client: &reqwest::Client, url: &str) -> BTreeMap<String, i64> {
         .as_array()
         .unwrap_or_else(|| panic!("no segments in {page}"))
         .iter()
-        .map(|one| (one["segment"].as_str().unwrap().to_owned(), one["count"].as_i64().unwrap()))
+        .map(|one| {
+            (
+                one["segment"].as_str().unwrap().to_owned(),
+                one["count"].as_i64().unwrap(),
+            )
+        })
         .collect();
     let names: Vec<&String> = listed.keys().collect();
     let asked: Value = client
@@ -132,7 +139,12 @@ async fn counts(client: &reqwest::Client, url: &str) -> BTreeMap<String, i64> {
         .as_array()
         .unwrap_or_else(|| panic!("no counts in {asked}"))
         .iter()
-        .map(|one| (one["segment"].as_str().unwrap().to_owned(), one["count"].as_i64().unwrap()))
+        .map(|one| {
+            (
+                one["segment"].as_str().unwrap().to_owned(),
+                one["count"].as_i64().unwrap(),
+            )
+        })
         .collect();
     assert_eq!(listed, asked, "the list and the counts disagree");
     listed

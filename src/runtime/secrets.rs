@@ -78,6 +78,21 @@ impl SecretFile {
     /// # Errors
     /// [`SecretError`]: it cannot be read, is empty, too long, or no UTF-8.
     pub async fn read(&self) -> Result<Secret, SecretError> {
+        let file = self.clone();
+        match tokio::task::spawn_blocking(move || file.read_blocking()).await {
+            Ok(read) => read,
+            Err(_) => Err(SecretError::Content {
+                path: self.path.clone(),
+                reason: "could not be read",
+            }),
+        }
+    }
+
+    /// The same where nothing can be awaited: at the making of a connection.
+    ///
+    /// # Errors
+    /// As [`SecretFile::read`].
+    pub fn read_blocking(&self) -> Result<Secret, SecretError> {
         let read = |source| SecretError::Read {
             path: self.path.clone(),
             source,
@@ -86,10 +101,10 @@ impl SecretFile {
             path: self.path.clone(),
             reason,
         };
-        if tokio::fs::metadata(&self.path).await.map_err(read)?.len() > MAX_SECRET_BYTES {
+        if std::fs::metadata(&self.path).map_err(read)?.len() > MAX_SECRET_BYTES {
             return Err(content("is too long to be a secret"));
         }
-        let bytes = tokio::fs::read(&self.path).await.map_err(read)?;
+        let bytes = std::fs::read(&self.path).map_err(read)?;
         let text = String::from_utf8(bytes).map_err(|_| content("is not UTF-8"))?;
         match text.trim_end_matches(['\r', '\n']) {
             "" => Err(content("is empty")),

@@ -1,0 +1,242 @@
+//! What stands around every route, in one layer so that a count stays nearly as cheap as a constant: methods, scopes, request ids, metrics, and
+//! an answer even where a handler panics.
+//!
+//! A route's scopes are those of its documentation: what the OpenAPI document says is what is enforced.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use tokio::time::Instant;
+use tower::{Layer, Service};
+use utoipa::openapi::path::{Operation, PathItem};
+
+use super::metrics::RouteMetrics;
+use super::problem::{Cause, Kind, Problem};
+use super::tokens::{Scope, Tokens};
+
+/// Names a request in the answer and in the log.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest id that a client may give.
+const MAX_REQUEST_ID: usize = 64;
+
+/// What a method of a route demands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// Nothing.
+    Public,
+    /// A scope.
+    Scope(Scope),
+}
+
+/// The methods of a route with what they demand, from its documentation. A route whose documentation says nothing of it is for administrators:
+/// what was forgotten is closed.
+pub(crate) fn demands(item: &PathItem) -> Vec<(Method, Demand)> {
+    let operations = [
+        (Method::GET, &item.get),
+        (Method::PUT, &item.put),
+        (Method::POST, &item.post),
+        (Method::DELETE, &item.delete),
+    ];
+    operations
+        .into_iter()
+        .filter_map(|(method, operation)| operation.as_ref().map(|operation| (method, demand(operation))))
+        .collect()
+}
+
+fn demand(operation: &Operation) -> Demand {
+    let Ok(security) = serde_json::to_value(&operation.security) else {
+        return Demand::Scope(Scope::Admin);
+    };
+    match security.get(0) {
+        Some(one) if one.as_object().is_some_and(serde_json::Map::is_empty) => Demand::Public,
+        Some(one) => {
+            let scope = one
+                .pointer("/token/0")
+                .and_then(|scope| scope.as_str())
+                .and_then(|text| text.parse().ok());
+            Demand::Scope(scope.unwrap_or(Scope::Admin))
+        }
+        None => Demand::Scope(Scope::Admin),
+    }
+}
+
+/// One route's guard.
+#[derive(Clone)]
+pub(crate) struct Guard(Arc<Inner>);
+
+struct Inner {
+    /// `None`: every method, as of what is no route.
+    demands: Option<Vec<(Method, Demand)>>,
+    allow: HeaderValue,
+    tokens: Tokens,
+    metrics: RouteMetrics,
+    ids: Arc<RequestIds>,
+}
+
+impl Guard {
+    pub(crate) fn new(
+        demands: Option<Vec<(Method, Demand)>>,
+        tokens: Tokens,
+        metrics: RouteMetrics,
+        ids: Arc<RequestIds>,
+    ) -> Self {
+        let mut names: Vec<&str> = demands.iter().flatten().map(|(method, _)| method.as_str()).collect();
+        if names.contains(&"GET") {
+            names.push("HEAD");
+        }
+        names.sort_unstable();
+        let allow = HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static(""));
+        Self(Arc::new(Inner {
+            demands,
+            allow,
+            tokens,
+            metrics,
+            ids,
+        }))
+    }
+}
+
+impl Inner {
+    fn admit(&self, request: &Request) -> Result<(), Problem> {
+        let Some(demands) = &self.demands else { return Ok(()) };
+        let asked = if request.method() == Method::HEAD {
+            &Method::GET
+        } else {
+            request.method()
+        };
+        match demands.iter().find(|(method, _)| method == asked) {
+            None => {
+                let detail = format!("this route takes {}", self.allow.to_str().unwrap_or_default());
+                Err(Problem::new(Kind::MethodNotAllowed, detail).header(header::ALLOW, self.allow.clone()))
+            }
+            Some((_, Demand::Public)) => Ok(()),
+            Some((_, Demand::Scope(scope))) => self.tokens.authorize(*scope, request.headers()),
+        }
+    }
+}
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded {
+            guard: Arc::clone(&self.0),
+            inner,
+        }
+    }
+}
+
+/// A service behind its guard.
+#[derive(Clone)]
+pub(crate) struct Guarded<S> {
+    guard: Arc<Inner>,
+    inner: S,
+}
+
+impl<S> Service<Request> for Guarded<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let guard = Arc::clone(&self.guard);
+        let begun = Instant::now();
+        let in_flight = guard.metrics.begin();
+        let method = method_name(request.method());
+        let id = guard.ids.of(&request);
+        let admitted = guard.admit(&request);
+        let answer = admitted.map(|()| self.inner.call(request));
+        Box::pin(async move {
+            let mut response = match answer {
+                Err(problem) => problem.into_response(),
+                Ok(answer) => match AssertUnwindSafe(answer).catch_unwind().await {
+                    Ok(Ok(response)) => response,
+                    Err(_) => {
+                        Problem::new(Kind::Internal, "the request ended in a defect; please report it").into_response()
+                    }
+                },
+            };
+            drop(in_flight);
+            let status = response.status();
+            let seconds = begun.elapsed().as_secs_f64();
+            guard.metrics.answered(method, status.as_u16(), seconds);
+            report(&guard, method, &id, &response, seconds);
+            response.headers_mut().insert(REQUEST_ID, id);
+            Ok(response)
+        })
+    }
+}
+
+/// A failure is worth a line; an answer only where somebody asked for it.
+fn report(guard: &Inner, method: &str, id: &HeaderValue, response: &Response, seconds: f64) {
+    let route = &*guard.metrics.route;
+    let status = response.status().as_u16();
+    let request = id.to_str().unwrap_or_default();
+    if response.status().is_server_error() {
+        let cause = response
+            .extensions()
+            .get::<Cause>()
+            .map_or("", |cause| cause.0.as_str());
+        tracing::warn!(method, route, status, seconds, request, cause, "a request failed");
+    } else {
+        tracing::debug!(method, route, status, seconds, request, "a request was answered");
+    }
+}
+
+/// A closed set of labels, whatever clients call their methods.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
+}
+
+/// Names for requests that bring none.
+#[derive(Debug)]
+pub(crate) struct RequestIds {
+    process: u32,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    pub(crate) fn new() -> Self {
+        Self {
+            process: rand::random(),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    fn of(&self, request: &Request) -> HeaderValue {
+        let given = request.headers().get(REQUEST_ID).filter(|id| {
+            let bytes = id.as_bytes();
+            !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID && bytes.iter().all(u8::is_ascii_graphic)
+        });
+        given.cloned().unwrap_or_else(|| {
+            let id = format!("{:08x}-{:x}", self.process, self.next.fetch_add(1, Ordering::Relaxed));
+            HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("-"))
+        })
+    }
+}

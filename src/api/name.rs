@@ -1,0 +1,100 @@
+//! What stands in a path or a query, with our own refusals in the place of axum's plain texts.
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use super::problem::{Kind, Problem};
+use crate::counting::SegmentName;
+
+/// What needs no encoding in a path's segment or a query's value.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The segment of a path, percent-decoded: `owner%2Frepo:dir` names `owner/repo:dir`.
+pub(crate) struct InPath(pub(crate) SegmentName);
+
+impl<S: Send + Sync> FromRequestParts<S> for InPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| {
+            Problem::new(
+                Kind::MalformedPath,
+                "the segment in the path is not percent-encoded UTF-8",
+            )
+            .at("segment")
+        })?;
+        segment("segment", text).map(Self)
+    }
+}
+
+/// A name as a path or a query carries it.
+pub(crate) fn encoded(name: &SegmentName) -> String {
+    utf8_percent_encode(name.as_str(), UNRESERVED).to_string()
+}
+
+/// A segment's name in `field`.
+pub(crate) fn segment(field: &'static str, text: impl Into<Box<str>>) -> Result<SegmentName, Problem> {
+    SegmentName::new(text).map_err(|error| Problem::invalid(field, error.to_string()))
+}
+
+/// The parameters of a query, of which only `known` ones may be there and each once; in the order of `known`.
+pub(crate) fn query<const N: usize>(
+    query: Option<&str>,
+    known: [&'static str; N],
+) -> Result<[Option<String>; N], Problem> {
+    let mut values = [const { None }; N];
+    for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let Some(index) = known.iter().position(|known| *known == name) else {
+            let known = if N == 0 { "none".to_owned() } else { known.join(", ") };
+            let name = super::json::clip(name);
+            let detail = format!("there is no parameter {name}; expected {known}");
+            return Err(Problem::new(Kind::UnknownField, detail).at(name));
+        };
+        let decoded = percent_decode_str(&value.replace('+', " "))
+            .decode_utf8()
+            .map(|text| text.into_owned());
+        let decoded = decoded.map_err(|_| Problem::invalid(known[index], "is not percent-encoded UTF-8"))?;
+        if values[index].replace(decoded).is_some() {
+            return Err(Problem::invalid(known[index], "is given more than once"));
+        }
+    }
+    Ok(values)
+}
+
+/// A whole number of `field` within bounds.
+pub(crate) fn number(field: &'static str, text: &str, least: u64, most: u64) -> Result<u64, Problem> {
+    match text.parse::<u64>() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(Problem::invalid(
+            field,
+            format!("must be a whole number from {least} to {most}"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_strictly() {
+        let read = |text: &str| query(Some(text), ["a", "b"]);
+        assert_eq!(
+            read("b=x%2Fy+z&a=").unwrap(),
+            [Some(String::new()), Some("x/y z".to_owned())]
+        );
+        assert_eq!(query(None, ["a"]).unwrap(), [None]);
+        assert_eq!(read("c=1").unwrap_err().kind, Kind::UnknownField);
+        assert_eq!(read("a=1&a=2").unwrap_err().field.as_deref(), Some("a"));
+        assert_eq!(read("a=%ff").unwrap_err().kind, Kind::InvalidField);
+    }
+
+    #[test]
+    fn a_name_survives_its_encoding() {
+        let name = SegmentName::new("owner/repo:dir &?#é").unwrap();
+        let read = query(Some(&format!("after={}", encoded(&name))), ["after"]).unwrap();
+        assert_eq!(read, [Some(name.as_str().to_owned())]);
+    }
+}
