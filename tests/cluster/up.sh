@@ -17,7 +17,8 @@ run=$(run_folder "${1:-}")
 kubectl() { "$run/bin/kubectl" --kubeconfig="$run/kubeconfig" "$@"; }
 start() { # component command...; in the node's network, its output in a log, its process id in a file
   local component=$1; shift
-  in_node setsid "$@" > "$run/log/$component.log" 2>&1 < /dev/null &
+  # Not by in_node: the id of a function in the background is that of a shell around it, which is not in the namespace.
+  nsenter --net="/run/netns/$netns" setsid "$@" > "$run/log/$component.log" 2>&1 < /dev/null &
   echo $! > "$run/pids/$component"
 }
 await() { # component seconds command...
