@@ -1,13 +1,18 @@
 //! The reconcile: observe → validate → build → apply → prune → status.
 
-// Until the reconcile calls them.
-#[allow(dead_code, unused_imports)]
+mod apply;
 mod build;
+mod controller;
+mod events;
 #[cfg(test)]
 mod fixtures;
-#[allow(dead_code)]
+mod leader;
+mod metrics;
 mod observed;
-#[allow(dead_code)]
+mod prober;
+mod prune;
+mod run;
 mod status;
-#[allow(dead_code)]
 mod validate;
+
+pub use run::{Options, RunError, run};

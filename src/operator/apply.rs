@@ -1,0 +1,222 @@
+//! Brings the children about by server-side apply, in the order of [`Children`], and gives back what the API server answered.
+//!
+//! What neither was changed here nor there since the last apply is not applied again. Nothing is decided here but the order: a
+//! Deployment of another version waits until the migration of that version is done.
+
+use std::{
+    collections::{BTreeMap, hash_map::DefaultHasher},
+    fmt::Debug,
+    hash::{Hash, Hasher},
+};
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{apps::v1::Deployment, batch::v1::Job, core::v1::Secret},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    build::Children,
+    observed::Observed,
+    status::{Applied, ApplyError},
+    validate::Validated,
+};
+use crate::crd::Reason;
+
+/// Who owns the fields that are applied.
+pub(crate) const MANAGER: &str = "segment-counter-operator";
+
+/// A kind of child.
+pub(crate) trait Child:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
+    + Send
+    + 'static
+{
+}
+impl<K> Child for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + 'static
+{
+}
+
+/// What was wanted and what stood there after the last apply of each child, as hashes.
+pub(crate) type Marks = BTreeMap<String, u64>;
+
+/// Applies the children. `marks` is this object's memory between calls.
+///
+/// # Errors
+/// [`ApplyError`] of the first child that was refused; those before it stand.
+pub(crate) async fn apply(
+    client: &Client,
+    v: &Validated,
+    children: &Children,
+    observed: &Observed,
+    marks: &mut Marks,
+) -> Result<Applied, ApplyError> {
+    let mut one = One { client, v, marks };
+    one.apply(&children.service_account).await?;
+    if let (Some(secret), None) = (&children.redis_secret, &observed.redis_secret) {
+        one.create(secret).await?;
+    }
+    one.apply(&children.config_map).await?;
+    one.apply(&children.api_service).await?;
+    if let Some(service) = &children.redis_service {
+        one.apply(service).await?;
+    }
+    let redis = match &children.redis {
+        Some(redis) => Some(one.apply(redis).await?),
+        None => None,
+    };
+
+    let standing = one.get(&children.api).await?;
+    let same_image = standing
+        .as_ref()
+        .is_some_and(|standing| images(standing) == images(&children.api));
+    let schema_current = matches!(&observed.probe.postgres, Some(Ok(facts)) if facts.schema.is_current());
+    let migrate = one
+        .migrate(&children.migrate, same_image && schema_current, observed)
+        .await?;
+    let deployment = if same_image || migrate.as_ref().is_some_and(|job| ended(job, "Complete")) {
+        Some(one.apply(&children.api).await?)
+    } else {
+        None
+    };
+    one.apply(&children.pdb).await?;
+    one.apply(&children.archive).await?;
+    one.apply(&children.refresh).await?;
+    Ok(Applied {
+        deployment,
+        migrate,
+        redis,
+    })
+}
+
+fn images(deployment: &Deployment) -> Vec<Option<&str>> {
+    let pod = deployment.spec.template.spec.as_ref();
+    pod.map(|pod| pod.containers.iter().map(|c| c.image.as_deref()).collect())
+        .unwrap_or_default()
+}
+
+/// Whether a Job has ended this way (`Complete` or `Failed`).
+fn ended(job: &Job, how: &str) -> bool {
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == how && c.status == "True"))
+}
+
+struct One<'a> {
+    client: &'a Client,
+    v: &'a Validated,
+    marks: &'a mut Marks,
+}
+
+impl One<'_> {
+    fn api<K: Child>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.v.namespace)
+    }
+
+    async fn get<K: Child>(&self, wanted: &K) -> Result<Option<K>, ApplyError> {
+        let name = wanted.name_any();
+        let standing = self.api::<K>().get_opt(&name).await.map_err(|e| refused(wanted, &e))?;
+        match standing {
+            Some(other) if !owned(&other, &self.v.uid) => Err(ApplyError {
+                reason: Reason::NameConflict,
+                kind: K::kind(&()).into_owned(),
+                name,
+                message: "exists, and belongs to somebody else".to_owned(),
+            }),
+            standing => Ok(standing),
+        }
+    }
+
+    /// Applies one child, unless it was applied like this and stands as it stood then.
+    async fn apply<K: Child>(&mut self, wanted: &K) -> Result<K, ApplyError> {
+        let key = format!("{}/{}", K::kind(&()), wanted.name_any());
+        if let Some(standing) = self.get(wanted).await?
+            && self.marks.get(&key) == Some(&mark(wanted, &standing))
+        {
+            return Ok(standing);
+        }
+        let params = PatchParams::apply(MANAGER).force();
+        let applied = self
+            .api::<K>()
+            .patch(&wanted.name_any(), &params, &Patch::Apply(wanted))
+            .await
+            .map_err(|error| refused(wanted, &error))?;
+        self.marks.insert(key, mark(wanted, &applied));
+        Ok(applied)
+    }
+
+    /// Credentials are made once: what stands is never overwritten.
+    async fn create(&self, secret: &Secret) -> Result<(), ApplyError> {
+        match self.api::<Secret>().create(&PostParams::default(), secret).await {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            Err(error) => Err(refused(secret, &error)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// A Job runs once. One that is gone because it ended long ago is not run again where the ledger says that nothing is left to do; one
+    /// that failed makes room for another try as soon as the ledger can be logged in to.
+    async fn migrate(&mut self, wanted: &Job, done: bool, observed: &Observed) -> Result<Option<Job>, ApplyError> {
+        match self.get(wanted).await? {
+            Some(job) if ended(&job, "Failed") => {
+                if matches!(observed.probe.postgres, Some(Ok(_))) {
+                    self.api::<Job>()
+                        .delete(&wanted.name_any(), &DeleteParams::background())
+                        .await
+                        .map_err(|error| refused(wanted, &error))?;
+                }
+                Ok(Some(job))
+            }
+            Some(job) => Ok(Some(job)),
+            None if done => Ok(None),
+            None => self.apply(wanted).await.map(Some),
+        }
+    }
+}
+
+/// Whether this object is the controller of a child.
+pub(crate) fn owned<K: Resource>(child: &K, uid: &str) -> bool {
+    child.owner_references().iter().any(|owner| owner.uid == uid)
+}
+
+/// What is wanted, and of what stands that which only a change of it moves: the generation where the kind has one (a status moves the
+/// resource version), else the resource version.
+fn mark<K: Child>(wanted: &K, standing: &K) -> u64 {
+    let meta = standing.meta();
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_string(wanted).unwrap_or_default().hash(&mut hasher);
+    match meta.generation {
+        Some(generation) => generation.hash(&mut hasher),
+        None => meta.resource_version.hash(&mut hasher),
+    }
+    meta.uid.hash(&mut hasher);
+    meta.labels.hash(&mut hasher);
+    hasher.finish()
+}
+
+pub(crate) fn refused<K: Child>(child: &K, error: &kube::Error) -> ApplyError {
+    let reason = match error {
+        kube::Error::Api(status) if status.is_forbidden() => Reason::Forbidden,
+        _ => Reason::ApplyFailed,
+    };
+    ApplyError {
+        reason,
+        kind: K::kind(&()).into_owned(),
+        name: child.name_any(),
+        message: error.to_string(),
+    }
+}
