@@ -13,11 +13,10 @@ help: ## Say what there is
 run: ## Build, serve from the embedded ledger on 127.0.0.1:8080 and say how to use it
 	$(CARGO) run --release --bin segment-counter -- serve
 
-test: ## Install what is missing and pass every test
+test: ## Install what is missing and pass every test that needs no cluster (those: make test-cluster)
 	tests/install.sh
 	$(MAKE) --no-print-directory lint
 	$(CARGO) test
-	$(MAKE) --no-print-directory test-cluster
 
 test-cluster: ## Bring the local Kubernetes up, pass the tests that need it, and end it (KUBE_CONTEXT: use that cluster)
 	tests/install.sh cluster

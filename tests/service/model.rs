@@ -22,6 +22,10 @@ pub fn name(text: &str) -> SegmentName {
     SegmentName::new(text).unwrap()
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a number or a text reads better than a reference to one"
+)]
 pub fn pair(user: impl ToString, segment: &str) -> Pair {
     Pair {
         user: UserId::new(user.to_string()).unwrap(),
