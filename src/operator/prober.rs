@@ -104,7 +104,7 @@ async fn postgres(v: &Validated, observed: &Observed) -> Result<PostgresFacts, L
 }
 
 async fn facts(ledger: &PostgresLedger, login: &PostgresCredentials) -> Result<PostgresFacts, LedgerError> {
-    ledger.check().await?;
+    login_is_good(ledger.check().await)?;
     let schema = ledger.schema().await?;
     let (archive, refresh) = if schema.is_current() {
         (
@@ -120,6 +120,15 @@ async fn facts(ledger: &PostgresLedger, login: &PostgresCredentials) -> Result<P
         refresh,
         server_version: server_version(login).await.unwrap_or_default(),
     })
+}
+
+/// A schema that is not this version's says nothing against the login: it is a fact of its own, and a migration that failed is only
+/// tried again where the login is good.
+fn login_is_good(check: Result<(), LedgerError>) -> Result<(), LedgerError> {
+    match check {
+        Err(LedgerError::Schema(_)) => Ok(()),
+        other => other,
+    }
 }
 
 /// For people only: what cannot be read stays empty.
@@ -159,4 +168,16 @@ async fn ping(host: &str, password: &str) -> Result<(), String> {
         .await
         .map_err(told)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_that_waits_for_its_migration_is_logged_in_to_all_the_same() {
+        assert_eq!(login_is_good(Err(LedgerError::Schema("absent".into()))), Ok(()));
+        let refused = Err(LedgerError::AuthenticationFailed("no".into()));
+        assert_eq!(login_is_good(refused.clone()), refused);
+    }
 }
