@@ -1,7 +1,13 @@
 //! The service on a ledger and a cache that the tests can slow, hold, break and watch; then on real ones.
 //!
 //! Where no real server takes part, time is paused: waits cost nothing and are exact.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::needless_pass_by_value,
+    missing_docs,
+    unreachable_pub
+)]
 
 #[path = "service/away.rs"]
 mod away;

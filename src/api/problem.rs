@@ -187,11 +187,17 @@ pub struct Problem {
     pub detail: Cow<'static, str>,
     /// The field, where one is at fault: `ttl_seconds`, `segments[3]`.
     pub field: Option<Cow<'static, str>>,
+    /// What few problems have; apart, since a problem is the error of every function here and should be small.
+    more: Option<Box<More>>,
+}
+
+#[derive(Debug, Default)]
+struct More {
     /// Further members of the body.
-    extra: Map<String, Value>,
+    members: Map<String, Value>,
     /// When to try again.
     retry_after: Option<Duration>,
-    /// A header that the type demands: `Allow` comes from the router, `WWW-Authenticate` from here.
+    /// A header that the type demands.
     header: Option<(HeaderName, HeaderValue)>,
     /// For the log alone.
     cause: Option<String>,
@@ -208,10 +214,7 @@ impl Problem {
             kind,
             detail: detail.into(),
             field: None,
-            extra: Map::new(),
-            retry_after: None,
-            header: None,
-            cause: None,
+            more: None,
         }
     }
 
@@ -246,21 +249,25 @@ impl Problem {
     /// The same with one more member.
     pub(crate) fn with(mut self, member: &str, value: impl Serialize) -> Self {
         if let Ok(value) = serde_json::to_value(value) {
-            self.extra.insert(member.to_owned(), value);
+            self.more().members.insert(member.to_owned(), value);
         }
         self
     }
 
     /// The same with `Retry-After`.
     pub(crate) fn retry_after(mut self, after: Duration) -> Self {
-        self.retry_after = Some(after);
+        self.more().retry_after = Some(after);
         self
     }
 
     /// The same with a header.
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.header = Some((name, value));
+        self.more().header = Some((name, value));
         self
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
     }
 
     fn body(&self) -> Value {
@@ -272,7 +279,9 @@ impl Problem {
         if let Some(field) = &self.field {
             body.insert("field".to_owned(), field.as_ref().into());
         }
-        body.extend(self.extra.clone());
+        if let Some(more) = &self.more {
+            body.extend(more.members.clone());
+        }
         Value::Object(body)
     }
 }
@@ -289,10 +298,9 @@ impl From<ServiceError> for Problem {
             ServiceError::Ledger(_) | ServiceError::Unfinished(_) => {
                 let after = Duration::from_secs(if error.is_transient() { 1 } else { 10 });
                 let detail = "the ledger did not answer; sending the same again is safe";
-                Self {
-                    cause: Some(error.to_string()),
-                    ..Self::new(Kind::Unavailable, detail).retry_after(after)
-                }
+                let mut problem = Self::new(Kind::Unavailable, detail).retry_after(after);
+                problem.more().cause = Some(error.to_string());
+                problem
             }
         }
     }
@@ -321,13 +329,14 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, TYPE);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(after) = self.retry_after {
+        let Some(more) = self.more else { return response };
+        if let Some(after) = more.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
-        if let Some((name, value)) = self.header {
+        if let Some((name, value)) = more.header {
             headers.insert(name, value);
         }
-        if let Some(cause) = self.cause {
+        if let Some(cause) = more.cause {
             response.extensions_mut().insert(Cause(cause));
         }
         response

@@ -12,6 +12,9 @@ use std::process::ExitCode;
 use crate::runtime::config::{Command, StartError, Started, start};
 use crate::runtime::telemetry;
 
+/// The exit code of a wrong configuration, as of a wrong flag.
+const CONFIGURATION_WRONG: u8 = 2;
+
 /// The whole program: arguments, environment, command, exit code.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -22,7 +25,10 @@ pub fn main() -> ExitCode {
         Ok(started) => started,
         // Help and version go to standard output and are no failures; clap knows.
         Err(StartError::CommandLine(error)) => error.exit(),
-        Err(StartError::Config(error)) => return fail(&error.to_string()),
+        Err(StartError::Config(error)) => {
+            fail(&error.to_string());
+            return ExitCode::from(CONFIGURATION_WRONG);
+        }
     };
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(run(started)),

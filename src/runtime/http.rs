@@ -3,9 +3,9 @@
 //!
 //! axum's own `serve` has no bound on a client that never finishes its header, which is why this stands here.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +14,19 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::shutdown::Shutdown;
+
+/// How long, and how much, a connection that is refused is still read.
+const LINGER: Duration = Duration::from_secs(2);
+/// The same once the process ends: idle connections must not hold it up.
+const LINGER_AT_END: Duration = Duration::from_millis(250);
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
 /// What one listener bears.
 #[derive(Debug, Clone, Copy)]
@@ -114,26 +120,54 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits:
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
-    let service = tower::service_fn(move |request: Request<Incoming>| {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+        // Boxed, since hyper gives the stream back only of a service whose future may be moved.
+        Box::pin(router.clone().oneshot(request))
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes)
         .max_headers(limits.header_fields);
-    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = shutdown.requested() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    let mut serving = http.serve_connection(TokioIo::new(stream), service);
+    let mut shutting_down = std::pin::pin!(shutdown.requested());
+    let mut told = false;
+    let ended = std::future::poll_fn(|context| {
+        if !told && shutting_down.as_mut().poll(context).is_ready() {
+            told = true;
+            Pin::new(&mut serving).graceful_shutdown();
+        }
+        serving.poll_without_shutdown(context)
+    })
+    .await;
+    match ended {
+        Ok(()) => {
+            let patience = if told { LINGER_AT_END } else { LINGER };
+            linger(serving.into_parts().io.into_inner(), patience).await;
+        }
+        Err(error) => tracing::debug!(%error, "a connection broke"),
+    }
+}
+
+/// Closes a connection so that its last answer arrives. A client that is refused in the middle of its body is still sending; to close at
+/// once would answer it with a reset, and the reset would throw the refusal away. So: the end of ours first, then what it still sends is read
+/// and dropped, for a while.
+async fn linger(mut stream: TcpStream, patience: Duration) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut dropped = vec![0; 16 * 1024];
+    let rest = async {
+        let mut bytes = 0;
+        while bytes < LINGER_BYTES {
+            match stream.read(&mut dropped).await {
+                Ok(0) | Err(_) => return,
+                Ok(more) => bytes += more,
+            }
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke");
-    }
+    // Either way the connection ends here.
+    let _ = tokio::time::timeout(patience, rest).await;
 }

@@ -120,6 +120,24 @@ async fn an_absent_segment_is_not_remembered_as_absent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_look_up_sent_before_a_segment_was_created_does_not_hide_it() {
+    let ledger = ModelLedger::new();
+    let service = start(&ledger, memory(), ServiceConfig::default());
+    ledger.resolve_door.close();
+    let early = tokio::spawn({
+        let service = Arc::clone(&service);
+        async move { service.count(&name("s"), None).await }
+    });
+    sleep(MS).await;
+    service.record(pair(1, "s")).await.unwrap();
+    let late = spawn_count(&service, "s", None);
+    sleep(MS).await;
+    ledger.resolve_door.release();
+    assert_eq!(early.await.unwrap().unwrap(), None);
+    assert_eq!(late.await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_replica_fills_the_cache_for_all() {
     let (ledger, cache) = (ModelLedger::new(), memory());
     ledger.written_elsewhere(1, "s").await;
@@ -172,6 +190,33 @@ async fn a_slow_reader_does_not_put_an_old_count_back() {
     assert_eq!(*cache.stores.lock().unwrap(), [false]);
     assert_eq!(count(&writer, "s", None).await, 2);
     assert_eq!(*cache.stores.lock().unwrap(), [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_statement_sent_before_the_claim_does_not_fill_the_cache() {
+    let (ledger, cache) = (ModelLedger::new(), WatchedCache::new());
+    let (reader, writer) = (
+        start(&ledger, cache.clone(), ServiceConfig::default()),
+        start(&ledger, cache.clone(), ServiceConfig::default()),
+    );
+    writer.record(pair(1, "s")).await.unwrap();
+    sleep(200 * MS).await;
+    ledger.count_door.close();
+    let strict = spawn_count(&reader, "s", STRICT);
+    sleep(MS).await;
+    // The snapshot of the statement under way is older than this commit, and so is the notice to the cache than the claim that comes now.
+    writer.record(pair(2, "s")).await.unwrap();
+    sleep(MS).await;
+    let claiming = spawn_count(&reader, "s", None);
+    sleep(MS).await;
+    ledger.count_door.release();
+    assert_eq!((strict.await.unwrap(), claiming.await.unwrap()), (1, 2));
+    sleep(MS).await;
+    assert_eq!(count(&writer, "s", None).await, 2);
+    assert_eq!(
+        (ledger.statements(), cache.stores.lock().unwrap().clone()),
+        (2, vec![true])
+    );
 }
 
 #[tokio::test(start_paused = true)]

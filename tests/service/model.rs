@@ -93,6 +93,8 @@ pub struct ModelLedger {
     pub record_door: Door,
     /// Behind the snapshot: a held statement answers with what was true when it was sent.
     pub count_door: Door,
+    /// Behind the snapshot too.
+    pub resolve_door: Door,
     pub record_delay: Mutex<Duration>,
     pub count_delay: Mutex<Duration>,
     pub failure: Mutex<Option<LedgerError>>,
@@ -123,6 +125,7 @@ impl ModelLedger {
             resolves: AtomicUsize::new(0),
             record_door: Door::open(),
             count_door: Door::open(),
+            resolve_door: Door::open(),
             record_delay: Mutex::default(),
             count_delay: Mutex::default(),
             failure: Mutex::default(),
@@ -241,8 +244,12 @@ impl Ledger for ModelLedger {
     async fn resolve(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, LedgerError> {
         self.resolves.fetch_add(1, Ordering::SeqCst);
         self.check()?;
-        let state = self.state.lock().unwrap();
-        Ok(names.iter().map(|name| state.ids.get(name).copied()).collect())
+        let ids = {
+            let state = self.state.lock().unwrap();
+            names.iter().map(|name| state.ids.get(name).copied()).collect()
+        };
+        self.resolve_door.pass().await;
+        Ok(ids)
     }
 
     async fn count(&self, segments: &[SegmentId]) -> Result<Vec<Count>, LedgerError> {

@@ -3,7 +3,7 @@
 use crate::api::pairs::MAX_PAIR_BYTES;
 
 /// A line, without its end.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Line<'a> {
     /// Its text; blank ones are not handed out.
     Text(&'a [u8]),
