@@ -87,8 +87,10 @@ names! {
         RolloutStuck,
         /// An image cannot be pulled.
         ImagePullFailed,
-        /// A container ends again and again.
+        /// A container ends again and again, or cannot be started.
         CrashLooping,
+        /// No node takes a pod.
+        Unschedulable,
         /// The Deployment is not there yet.
         NotCreated,
 
@@ -105,6 +107,10 @@ names! {
         MissingPrivilege,
         /// The server takes no writes.
         ReadOnly,
+        /// The server would acknowledge what a crash can lose.
+        NotDurable,
+        /// The server let the operator in and failed.
+        DatabaseFailed,
         /// The server is older than what is supported.
         UnsupportedVersion,
         /// The Secret is not there.

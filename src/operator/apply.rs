@@ -1,7 +1,7 @@
 //! Brings the children about by server-side apply, in the order of [`Children`], and gives back what the API server answered.
 //!
-//! What neither was changed here nor there since the last apply is not applied again. Nothing is decided here but the order: a
-//! Deployment of another version waits until the migration of that version is done.
+//! What neither was changed here nor there since the last apply is not applied again. Nothing is decided here but the order: an API of
+//! another version, or on another ledger, waits until its migration is done, and the jobs with it.
 
 use std::{
     collections::{BTreeMap, hash_map::DefaultHasher},
@@ -20,7 +20,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    build::Children,
+    build::{Children, MIGRATION},
     observed::Observed,
     status::{Applied, ApplyError},
     validate::Validated,
@@ -82,32 +82,36 @@ pub(crate) async fn apply(
     };
 
     let standing = one.get(&children.api).await?;
-    let same_image = standing
+    let migrated = standing
         .as_ref()
-        .is_some_and(|standing| images(standing) == images(&children.api));
+        .is_some_and(|standing| migration(standing) == migration(&children.api));
     let schema_current = matches!(&observed.probe.postgres, Some(Ok(facts)) if facts.schema.is_current());
     let migrate = one
-        .migrate(&children.migrate, same_image && schema_current, observed)
+        .migrate(&children.migrate, migrated && schema_current, observed)
         .await?;
-    let deployment = if same_image || migrate.as_ref().is_some_and(|job| ended(job, "Complete")) {
-        Some(one.apply(&children.api).await?)
-    } else {
-        None
-    };
+    if !migrated && !migrate.as_ref().is_some_and(|job| ended(job, "Complete")) {
+        return Ok(Applied {
+            deployment: standing,
+            migrate,
+            redis,
+            complete: false,
+        });
+    }
+    let deployment = one.apply(&children.api).await?;
     one.apply(&children.pdb).await?;
     one.apply(&children.archive).await?;
     one.apply(&children.refresh).await?;
     Ok(Applied {
-        deployment,
+        deployment: Some(deployment),
         migrate,
         redis,
+        complete: true,
     })
 }
 
-fn images(deployment: &Deployment) -> Vec<Option<&str>> {
-    let pod = deployment.spec.template.spec.as_ref();
-    pod.map(|pod| pod.containers.iter().map(|c| c.image.as_deref()).collect())
-        .unwrap_or_default()
+/// The migration after which a Deployment was applied.
+fn migration(deployment: &Deployment) -> Option<&String> {
+    deployment.metadata.annotations.as_ref()?.get(MIGRATION)
 }
 
 /// Whether a Job has ended this way (`Complete` or `Failed`).
@@ -133,6 +137,7 @@ impl One<'_> {
         match standing {
             Some(other) if !owned(&other, &self.v.uid) => Err(ApplyError {
                 reason: Reason::NameConflict,
+                passing: false,
                 kind: K::kind(&()).into_owned(),
                 name,
                 message: "exists, and belongs to somebody else".to_owned(),
@@ -209,14 +214,27 @@ fn mark<K: Child>(wanted: &K, standing: &K) -> u64 {
 }
 
 pub(crate) fn refused<K: Child>(child: &K, error: &kube::Error) -> ApplyError {
-    let reason = match error {
-        kube::Error::Api(status) if status.is_forbidden() => Reason::Forbidden,
-        _ => Reason::ApplyFailed,
-    };
-    ApplyError {
-        reason,
-        kind: K::kind(&()).into_owned(),
-        name: child.name_any(),
-        message: error.to_string(),
+    ApplyError::new::<K>(child.name_any(), error)
+}
+
+impl ApplyError {
+    /// Of a child, or of all of its kind where `name` is empty.
+    pub(crate) fn new<K: Child>(name: String, error: &kube::Error) -> Self {
+        let (reason, passing) = match error {
+            kube::Error::Api(status) if status.is_forbidden() => (Reason::Forbidden, false),
+            // 409: another writer was faster; 429: later.
+            kube::Error::Api(status) => (
+                Reason::ApplyFailed,
+                !(400..500).contains(&status.code) || [409, 429].contains(&status.code),
+            ),
+            _ => (Reason::ApplyFailed, true),
+        };
+        Self {
+            reason,
+            passing,
+            kind: K::kind(&()).into_owned(),
+            name,
+            message: error.to_string(),
+        }
     }
 }

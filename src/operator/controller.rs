@@ -1,59 +1,42 @@
 //! The reconcile of one object, as a list of steps, and what is remembered of it between two of them.
 
 use std::{
-    collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
     core::DeserializeGuard,
-    runtime::{controller::Action, events::Recorder},
+    runtime::{controller::Action, reflector::ObjectRef},
 };
 use rand::RngExt;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    apply::{MANAGER, Marks, apply},
+    apply::{MANAGER, apply},
     build::{Children, children},
     events,
-    metrics::Metrics,
-    observed::{Observed, Probe, SecretData},
+    observe::Context,
+    observed::{Observed, Place, Probe},
     prune::prune,
     status::{Applied, ApplyError, Outcome, status},
+    trouble::Troubles,
     validate::{Validated, validate},
 };
 use crate::crd::{SegmentCounter, SegmentCounterStatus};
 
+/// Between two passes of an object with which nothing happens.
 const FULL_PASS: Duration = Duration::from_secs(600);
+/// The same while its pods do not come up: why they do not is told by no watch.
+const ROLLOUT_PASS: Duration = Duration::from_secs(10);
 
 /// An object that may not be readable: one that is not must never stop the others.
 pub(crate) type Guarded = DeserializeGuard<SegmentCounter>;
-/// Starts a reconcile of every object; one with nothing to do only reads.
-pub(crate) type Wake = UnboundedSender<()>;
-
-/// What every reconcile shares.
-pub(crate) struct Context {
-    pub(crate) client: Client,
-    pub(crate) recorder: Recorder,
-    pub(crate) metrics: Metrics,
-    pub(crate) default_image: String,
-    pub(crate) memories: Mutex<HashMap<String, Memory>>,
-}
-
-/// What is remembered of one object, by its uid.
-#[derive(Default)]
-pub(crate) struct Memory {
-    pub(crate) probe: Probe,
-    pub(crate) invalid: String,
-    marks: Marks,
-    pruned: Option<u64>,
-    failures: u32,
-}
+/// Starts a reconcile of one object; where there is nothing to do it only reads.
+pub(crate) type Wake = UnboundedSender<ObjectRef<Guarded>>;
 
 /// Why a reconcile is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -64,48 +47,6 @@ pub(crate) enum ReconcileError {
     /// A child was refused; the status says so.
     #[error(transparent)]
     Apply(#[from] ApplyError),
-}
-
-impl Context {
-    /// Reads or changes what is remembered of an object.
-    pub(crate) fn with<T>(&self, uid: &str, change: impl FnOnce(&mut Memory) -> T) -> T {
-        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        change(memories.entry(uid.to_owned()).or_default())
-    }
-
-    /// What the object names, and what the prober last learnt.
-    pub(crate) async fn observe(&self, object: &SegmentCounter) -> Result<Observed, kube::Error> {
-        let namespace = object.namespace().unwrap_or_default();
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
-        let postgres_secret = match &object.spec.postgres.external {
-            Some(external) => data(&secrets, &external.secret_ref.name).await?,
-            None => None,
-        };
-        let tokens_secret_exists = match &object.spec.api.tokens_secret_ref {
-            Some(tokens) => Some(data(&secrets, &tokens.name).await?.is_some()),
-            None => None,
-        };
-        let redis_secret = match &object.spec.redis.managed {
-            Some(_) => data(&secrets, &format!("{}-redis", object.name_any())).await?,
-            None => None,
-        };
-        Ok(Observed {
-            postgres_secret,
-            tokens_secret_exists,
-            redis_secret,
-            default_image: self.default_image.clone(),
-            operator_version: env!("CARGO_PKG_VERSION").to_owned(),
-            probe: self.with(&object.uid().unwrap_or_default(), |memory| memory.probe.clone()),
-        })
-    }
-}
-
-async fn data(secrets: &Api<Secret>, name: &str) -> Result<Option<SecretData>, kube::Error> {
-    let secret = secrets.get_opt(name).await?;
-    Ok(secret.map(|secret| {
-        let data = secret.data.unwrap_or_default();
-        data.into_iter().map(|(key, value)| (key, value.0)).collect()
-    }))
 }
 
 /// observe → validate → build → apply → prune → status.
@@ -120,39 +61,55 @@ pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Re
     if object.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let observed = context.observe(object).await?;
+    let uid = object.uid().unwrap_or_default();
+    let mut observed = context.observe(object).await?;
     let validated = validate(object, &observed);
+    if let Ok(v) = &validated
+        && observed.probe.place != Place::of(v)
+    {
+        observed.probe = Probe::default();
+        context.memories.with(&uid, |memory| memory.due.now());
+    }
     let applied = match &validated {
         Ok(v) => Some(bring_about(&context, v, &observed).await),
         Err(_) => None,
     };
     let failed = applied.as_ref().and_then(|result| result.as_ref().err().cloned());
+    let rolls = matches!(&applied, Some(Ok(applied)) if !applied.is_rolled_out());
     let outcome = Outcome {
         validated: validated.as_ref(),
         applied,
+        troubles: if rolls {
+            context.troubles(object).await
+        } else {
+            Troubles::new()
+        },
         observed: &observed,
         now: now(),
     };
-    tell(&context, object, status(object, &outcome)).await?;
+    let before = context.memories.with(&uid, |memory| memory.written.clone());
+    let before = before.or_else(|| object.status.clone()).unwrap_or_default();
+    tell(&context, object, &before, status(object, &before, &outcome)).await?;
     if let Some(error) = failed {
         return Err(error.into());
     }
     context.metrics.reconciled(true);
-    context.with(&object.uid().unwrap_or_default(), |memory| memory.failures = 0);
-    Ok(Action::requeue(FULL_PASS))
+    context.memories.with(&uid, |memory| memory.failures = 0);
+    Ok(Action::requeue(if rolls { ROLLOUT_PASS } else { FULL_PASS }))
 }
 
 /// build → apply → prune.
 async fn bring_about(context: &Context, v: &Validated, observed: &Observed) -> Result<Applied, ApplyError> {
-    let children = children(v, &new_password());
-    let mut marks = context.with(&v.uid, |memory| memory.marks.clone());
+    let password = observed.redis_password().unwrap_or_else(new_password);
+    let children = children(v, &password);
+    let mut marks = context.memories.with(&v.uid, |memory| memory.marks.clone());
     let applied = apply(&context.client, v, &children, observed, &mut marks).await;
-    context.with(&v.uid, |memory| memory.marks = marks);
+    context.memories.with(&v.uid, |memory| memory.marks = marks);
     let applied = applied?;
     let wanted = hash(&children);
-    if applied.deployment.is_some() && context.with(&v.uid, |memory| memory.pruned != Some(wanted)) {
+    if applied.complete && context.memories.with(&v.uid, |memory| memory.pruned != Some(wanted)) {
         prune(&context.client, v, &children).await?;
-        context.with(&v.uid, |memory| memory.pruned = Some(wanted));
+        context.memories.with(&v.uid, |memory| memory.pruned = Some(wanted));
     }
     Ok(applied)
 }
@@ -173,8 +130,13 @@ fn new_password() -> String {
         .collect()
 }
 
-/// Writes the status if it differs, and one Event for each change.
-async fn tell(context: &Context, object: &SegmentCounter, status: SegmentCounterStatus) -> Result<(), kube::Error> {
+/// Writes the status if it differs from what the object shows, and one Event for each change since it was written last.
+async fn tell(
+    context: &Context,
+    object: &SegmentCounter,
+    before: &SegmentCounterStatus,
+    status: SegmentCounterStatus,
+) -> Result<(), kube::Error> {
     if object.status.as_ref() == Some(&status) {
         return Ok(());
     }
@@ -194,12 +156,16 @@ async fn tell(context: &Context, object: &SegmentCounter, status: SegmentCounter
         Err(error) => return Err(error),
         Ok(_) => {}
     }
-    let before = object
-        .status
-        .as_ref()
-        .map(|old| old.conditions.as_slice())
-        .unwrap_or_default();
-    events::tell(&context.recorder, &object.object_ref(&()), before, &status.conditions).await;
+    events::tell(
+        &context.recorder,
+        &object.object_ref(&()),
+        &before.conditions,
+        &status.conditions,
+    )
+    .await;
+    context.memories.with(&object.uid().unwrap_or_default(), |memory| {
+        memory.written = Some(status)
+    });
     Ok(())
 }
 
@@ -207,7 +173,7 @@ async fn tell(context: &Context, object: &SegmentCounter, status: SegmentCounter
 #[allow(clippy::needless_pass_by_value)] // as the controller calls it
 pub(crate) fn error_policy(object: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {
     context.metrics.reconciled(false);
-    let failures = context.with(&object.uid().unwrap_or_default(), |memory| {
+    let failures = context.memories.with(&object.uid().unwrap_or_default(), |memory| {
         memory.failures = memory.failures.saturating_add(1);
         memory.failures
     });

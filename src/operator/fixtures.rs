@@ -61,6 +61,6 @@ pub(super) fn full() -> (SegmentCounter, Observed) {
         "images": {"registry": "mirror.example.org", "pullSecretRefs": [{"name": "pull"}], "pullPolicy": "Always", "redis": {"uid": 1001}},
     });
     let mut observed = observed();
-    observed.tokens_secret_exists = Some(true);
+    observed.tokens_secret = Some(BTreeMap::from([("tokens.yaml".to_owned(), b"tokens: []".to_vec())]));
     (object(&spec), observed)
 }

@@ -7,12 +7,16 @@ mod events;
 #[cfg(test)]
 mod fixtures;
 mod leader;
+mod login;
+mod memory;
 mod metrics;
+mod observe;
 mod observed;
 mod prober;
 mod prune;
 mod run;
 mod status;
+mod trouble;
 mod validate;
 
 pub use run::{Options, RunError, run};

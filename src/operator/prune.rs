@@ -39,12 +39,7 @@ async fn kind<K: Child>(client: &Client, v: &Validated, wanted: &[String]) -> Re
         v.name
     );
     let listed = api.list(&ListParams::default().labels(&labels)).await;
-    let listed = listed.map_err(|error| ApplyError {
-        reason: crate::crd::Reason::ApplyFailed,
-        kind: K::kind(&()).into_owned(),
-        name: String::new(),
-        message: error.to_string(),
-    })?;
+    let listed = listed.map_err(|error| ApplyError::new::<K>(String::new(), &error))?;
     for child in listed {
         if !owned(&child, &v.uid) || wanted.contains(&child.name_any()) {
             continue;

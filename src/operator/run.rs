@@ -1,6 +1,6 @@
 //! The operator's process: health, the lease, then one controller for each namespace, and the prober.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{net::SocketAddr, sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::BoxFuture, stream, stream::FuturesUnordered};
@@ -9,23 +9,31 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
         batch::v1::{CronJob, Job},
-        core::v1::{ConfigMap, Service, ServiceAccount},
+        core::v1::{ConfigMap, Secret, Service, ServiceAccount},
         policy::v1::PodDisruptionBudget,
     },
 };
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Resource, ResourceExt,
     api::ListParams,
-    runtime::{Controller, controller, events::Recorder, events::Reporter, watcher},
+    core::PartialObjectMeta,
+    runtime::{
+        Controller, WatchStreamExt, controller,
+        events::{Recorder, Reporter},
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
 };
 use prometheus_client::registry::Registry;
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     apply::MANAGER,
-    controller::{Context, Guarded, error_policy, reconcile},
+    controller::{Guarded, Wake, error_policy, reconcile},
     leader::Leader,
+    memory::Memories,
     metrics::Metrics,
+    observe::Context,
     prober,
 };
 use crate::runtime::{
@@ -135,25 +143,25 @@ async fn act(
     }
     metrics.leading.set(1);
     tracing::info!(identity = options.identity, "leading");
-    let context = Arc::new(Context {
-        client: client.clone(),
-        recorder: Recorder::new(
-            client.clone(),
-            Reporter {
-                controller: MANAGER.to_owned(),
-                instance: Some(options.identity.clone()),
-            },
-        ),
-        metrics: metrics.clone(),
-        default_image: options.image.clone(),
-        memories: Mutex::new(HashMap::new()),
-    });
+    let context = || {
+        let reporter = Reporter {
+            controller: MANAGER.to_owned(),
+            instance: Some(options.identity.clone()),
+        };
+        Arc::new(Context {
+            client: client.clone(),
+            recorder: Recorder::new(client.clone(), reporter),
+            metrics: metrics.clone(),
+            default_image: options.image.clone(),
+            memories: Memories::default(),
+        })
+    };
     let mut parts: FuturesUnordered<BoxFuture<'_, RunError>> = FuturesUnordered::new();
     match &options.namespaces {
-        None => parts.push(Box::pin(control(context, None))),
+        None => parts.push(Box::pin(control(context(), None))),
         Some(all) => {
             for namespace in all {
-                parts.push(Box::pin(control(context.clone(), Some(namespace))));
+                parts.push(Box::pin(control(context(), Some(namespace))));
             }
         }
     }
@@ -192,10 +200,9 @@ async fn control(context: Arc<Context>, namespace: Option<&str>) -> RunError {
     let c = &context.client;
     let children = || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
     let (wake, woken) = mpsc::unbounded_channel();
-    let woken = stream::unfold(
-        woken,
-        |mut woken| async move { woken.recv().await.map(|()| ((), woken)) },
-    );
+    let woken = stream::unfold(woken, |mut woken| async move {
+        woken.recv().await.map(|object| (object, woken))
+    });
     let controller = Controller::new(scoped::<Guarded>(c, namespace), watcher::Config::default());
     let store = controller.store();
     let stream = controller
@@ -212,7 +219,7 @@ async fn control(context: Arc<Context>, namespace: Option<&str>) -> RunError {
         .owns(scoped::<ConfigMap>(c, namespace), children())
         .owns(scoped::<ServiceAccount>(c, namespace), children())
         .owns(scoped::<PodDisruptionBudget>(c, namespace), children())
-        .reconcile_all_on(woken)
+        .reconcile_on(woken)
         .run(reconcile, error_policy, context.clone())
         .for_each(|result| async move {
             // What a reconcile says of itself is logged where it is tried again.
@@ -220,14 +227,55 @@ async fn control(context: Arc<Context>, namespace: Option<&str>) -> RunError {
                 tracing::warn!(%error, "a watch was interrupted");
             }
         });
-    let objects = context.metrics.objects.clone();
-    let look = move || {
+    let look = || {
         let all = store.state();
-        objects.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+        context.metrics.objects(namespace.unwrap_or_default(), all.len());
         all
     };
     tokio::select! {
         () = stream => RunError::WatchEnded,
-        () = prober::run(context.clone(), look, wake) => RunError::WatchEnded,
+        () = prober::run(context.clone(), look, wake.clone()) => RunError::WatchEnded,
+        () = secrets(&context, scoped(c, namespace), &store, &wake) => RunError::WatchEnded,
     }
+}
+
+/// Wakes the objects that name a Secret which came, changed or went, and has their logins tried at once. By their metadata alone: what
+/// other Secrets hold is nobody's business, and must not fill the memory.
+async fn secrets(context: &Context, secrets: Api<PartialObjectMeta<Secret>>, objects: &Store<Guarded>, wake: &Wake) {
+    let changes = watcher(secrets, watcher::Config::default())
+        .default_backoff()
+        .touched_objects();
+    let mut changes = std::pin::pin!(changes);
+    while let Some(change) = changes.next().await {
+        let secret = match change {
+            Ok(secret) => secret,
+            Err(error) => {
+                tracing::warn!(%error, "the watch of Secrets was interrupted");
+                continue;
+            }
+        };
+        for object in objects.state() {
+            if object.namespace() == secret.namespace() && names(&object, &secret.name_any()) {
+                let uid = object.uid().unwrap_or_default();
+                context.memories.with(&uid, |memory| memory.due.now());
+                let _ = wake.send(ObjectRef::from_obj(&*object));
+            }
+        }
+    }
+}
+
+/// Whether an object names this Secret, or made it.
+fn names(object: &Guarded, secret: &str) -> bool {
+    let Ok(object) = &object.0 else { return false };
+    let spec = &object.spec;
+    spec.postgres
+        .external
+        .as_ref()
+        .is_some_and(|external| external.secret_ref.name == secret)
+        || spec
+            .api
+            .tokens_secret_ref
+            .as_ref()
+            .is_some_and(|tokens| tokens.name == secret)
+        || (spec.redis.managed.is_some() && secret == format!("{}-redis", object.name_any()))
 }

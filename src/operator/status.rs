@@ -4,6 +4,8 @@ mod facts;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use facts::is_stale;
+
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -15,6 +17,7 @@ use k8s_openapi::{
 
 use super::{
     observed::Observed,
+    trouble::Troubles,
     validate::{Invalid, Validated},
 };
 use crate::crd::{
@@ -29,21 +32,40 @@ pub(crate) struct Outcome<'a> {
     pub(crate) validated: Result<&'a Validated, &'a Invalid>,
     /// What the API server answered; `None`: nothing was applied.
     pub(crate) applied: Option<Result<Applied, ApplyError>>,
+    /// Why pods do not come up; asked only while they do not.
+    pub(crate) troubles: Troubles,
     /// What was seen.
     pub(crate) observed: &'a Observed,
     /// The instant of this reconcile.
     pub(crate) now: Timestamp,
 }
 
-/// The children as the API server answered them; `None`: not applied yet, such as a Deployment that waits for its migration.
+/// The children as the API server answered them; `None`: not there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Applied {
-    /// The API.
+    /// The API; the one of an earlier spec while this one's waits for its migration.
     pub(crate) deployment: Option<Deployment>,
     /// The migration.
     pub(crate) migrate: Option<Job>,
     /// The cache.
     pub(crate) redis: Option<StatefulSet>,
+    /// Whether all was applied; false while the API and its jobs wait for the migration.
+    pub(crate) complete: bool,
+}
+
+impl Applied {
+    /// Whether the pods of this spec are all there: the API's and the cache's.
+    pub(crate) fn is_rolled_out(&self) -> bool {
+        let cache = self.redis.as_ref().is_none_or(|redis| {
+            let ready = redis
+                .status
+                .as_ref()
+                .and_then(|status| status.ready_replicas)
+                .unwrap_or_default();
+            ready >= redis.spec.replicas.unwrap_or(1)
+        });
+        cache && facts::api_available(Some(self)).status == ConditionStatus::True
+    }
 }
 
 /// Why a child could not be applied.
@@ -52,6 +74,8 @@ pub(crate) struct Applied {
 pub(crate) struct ApplyError {
     /// `ApplyFailed`, `Forbidden` or `NameConflict`.
     pub(crate) reason: Reason,
+    /// Whether the next try may go through without anybody's help.
+    pub(crate) passing: bool,
     /// Kind of the child.
     pub(crate) kind: String,
     /// Name of the child.
@@ -92,9 +116,12 @@ impl Verdict {
     }
 }
 
-/// Tells of an object. Always something: also of an invalid one, and after an apply that failed.
-pub(crate) fn status(object: &SegmentCounter, outcome: &Outcome<'_>) -> SegmentCounterStatus {
-    let before = object.status.clone().unwrap_or_default();
+/// Tells of an object, after what was told `before`. Always something: also of an invalid one, and after an apply that failed.
+pub(crate) fn status(
+    object: &SegmentCounter,
+    before: &SegmentCounterStatus,
+    outcome: &Outcome<'_>,
+) -> SegmentCounterStatus {
     let generation = object.metadata.generation;
     let applied = match &outcome.applied {
         Some(Ok(applied)) => Some(applied),
@@ -114,21 +141,21 @@ pub(crate) fn status(object: &SegmentCounter, outcome: &Outcome<'_>) -> SegmentC
         conditions,
         endpoint: match outcome.validated {
             Ok(v) => Some(format!("http://{}-api.{}.svc", v.name, v.namespace)),
-            Err(_) => before.endpoint,
+            Err(_) => before.endpoint.clone(),
         },
         // The one that all pods run: it changes when the last of them does.
         version: match outcome.validated {
             Ok(v) if rolled_out => Some(v.version.clone()),
-            _ => before.version,
+            _ => before.version.clone(),
         },
-        api: deployment.map(api_status).or(before.api),
+        api: deployment.map(api_status).or_else(|| before.api.clone()),
         maintenance: match &outcome.observed.probe.postgres {
             Some(Ok(facts)) => Some(MaintenanceStatus {
                 archive: job_status(&facts.archive),
                 refresh: job_status(&facts.refresh),
             }),
             // While the ledger does not answer, what it said last still happened.
-            Some(Err(_)) | None => before.maintenance,
+            Some(Err(_)) | None => before.maintenance.clone(),
         },
     }
 }
@@ -143,11 +170,15 @@ fn verdicts(
     let refused = outcome.applied.as_ref().and_then(|applied| applied.as_ref().err());
     let stalled = invalid
         .map(|invalid| Verdict::yes(invalid.reason, &invalid.message))
-        .or_else(|| refused.map(|error| Verdict::yes(error.reason, error.to_string())));
+        .or_else(|| {
+            let lasting = refused.filter(|error| !error.passing);
+            lasting.map(|error| Verdict::yes(error.reason, error.to_string()))
+        });
 
-    let api = match &stalled {
-        Some(why) => Verdict::unknown(why.reason, "this spec was not applied"),
-        None => facts::api_available(applied.and_then(|applied| applied.deployment.as_ref())),
+    let api = match (&stalled, refused) {
+        (Some(why), _) => Verdict::unknown(why.reason, "this spec was not applied"),
+        (None, Some(error)) => Verdict::unknown(error.reason, error.to_string()),
+        (None, None) => facts::explained(facts::api_available(applied), &outcome.troubles, &["api", "migrate"]),
     };
     let probe = &outcome.observed.probe;
     let postgres = match invalid {
@@ -184,7 +215,11 @@ fn verdicts(
         (ConditionType::PostgresReady, postgres),
         (
             ConditionType::CacheReady,
-            facts::cache_ready(object.spec.redis.managed.is_some(), &probe.redis),
+            facts::explained(
+                facts::cache_ready(object.spec.redis.managed.is_some(), &probe.redis),
+                &outcome.troubles,
+                &["redis"],
+            ),
         ),
         (ConditionType::SchemaCurrent, schema),
         (ConditionType::ArchiveCurrent, archive),

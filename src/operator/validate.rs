@@ -2,6 +2,8 @@
 //!
 //! Pure. What the API server's rules can see is refused by them already; here stands what takes parsing or another object.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
 use super::observed::{Observed, SecretData};
 use crate::{
     crd::{ConditionType, ExternalPostgres, ManagedRedis, PullPolicy, Reason, SegmentCounter, SegmentCounterSpec},
@@ -10,7 +12,9 @@ use crate::{
 
 /// The image of the cache where the object names none.
 const REDIS_IMAGE: &str = "docker.io/valkey/valkey:8.1";
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+/// The key of the tokens' Secret, and the name of the file that the API reads.
+pub(crate) const TOKENS_KEY: &str = "tokens.yaml";
 
 /// What was proven of an object. It holds no password.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,7 +108,18 @@ pub(crate) fn validate(object: &SegmentCounter, observed: &Observed) -> Result<V
 
     let (image, version) = api_image(&spec, observed);
     let redis = match (&spec.redis.managed, &spec.redis.disabled) {
-        (Some(managed), None) => Some(redis_target(&name, &namespace, &spec, managed)?),
+        (Some(managed), None) => {
+            if observed.redis_secret.is_some() && observed.redis_password().is_none() {
+                return Err(Invalid {
+                    condition: ConditionType::Stalled,
+                    reason: Reason::SecretKeyMissing,
+                    message: format!(
+                        "the Secret {name}-redis has no key password: delete it, and the operator makes it anew"
+                    ),
+                });
+            }
+            Some(redis_target(&name, &namespace, &spec, managed)?)
+        }
         (None, Some(_)) => None,
         _ => {
             return Err(spec_error(
@@ -120,12 +135,8 @@ pub(crate) fn validate(object: &SegmentCounter, observed: &Observed) -> Result<V
     let postgres = postgres_target(external, observed.postgres_secret.as_ref())?;
 
     let tokens_secret = spec.api.tokens_secret_ref.as_ref().map(|secret| secret.name.clone());
-    if let (Some(secret), Some(false)) = (&tokens_secret, observed.tokens_secret_exists) {
-        return Err(Invalid {
-            condition: ConditionType::Stalled,
-            reason: Reason::SecretNotFound,
-            message: format!("spec.api.tokensSecretRef names the Secret {secret}, which is not there"),
-        });
+    if let Some(secret) = &tokens_secret {
+        tokens(secret, observed.tokens_secret.as_ref())?;
     }
 
     Ok(Validated {
@@ -283,6 +294,27 @@ fn postgres_target(external: &ExternalPostgres, secret: Option<&SecretData>) -> 
         schema: external.schema.clone(),
         max_connections: external.max_connections_per_replica,
     })
+}
+
+/// That the Secret holds the file that the API reads; what stands in it the API itself judges, and says.
+fn tokens(secret: &str, data: Option<&SecretData>) -> Result<(), Invalid> {
+    let refused = |reason, message| Invalid {
+        condition: ConditionType::Stalled,
+        reason,
+        message,
+    };
+    let field = "spec.api.tokensSecretRef names the Secret";
+    match data {
+        None => Err(refused(
+            Reason::SecretNotFound,
+            format!("{field} {secret}, which is not there"),
+        )),
+        Some(data) if !data.contains_key(TOKENS_KEY) => Err(refused(
+            Reason::SecretKeyMissing,
+            format!("{field} {secret}, which has no key {TOKENS_KEY}"),
+        )),
+        Some(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -72,6 +72,10 @@ API server's audit log.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch, delete]
+# Why pods do not come up: asked only while they do not.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
 # Keeps a node's drain from taking all of the API's pods at once.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]

@@ -10,6 +10,7 @@ use k8s_openapi::{
 };
 
 use super::{
+    MIGRATION,
     common::{fingerprint, label_selector, map, meta, pod, pod_meta, program, spread},
     config,
 };
@@ -40,8 +41,10 @@ pub(super) fn deployment(v: &Validated) -> Deployment {
         &fingerprint(&config::settings(v)),
     )]));
 
+    let mut own = meta(v, format!("{}-api", v.name), "api");
+    own.annotations = Some(map([(MIGRATION, &super::jobs::migration_name(v))]));
     Deployment {
-        metadata: meta(v, format!("{}-api", v.name), "api"),
+        metadata: own,
         spec: DeploymentSpec {
             replicas: Some(v.spec.api.replicas),
             revision_history_limit: Some(3),

@@ -10,7 +10,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 
-use crate::{crd::PullPolicy, operator::validate::Validated};
+use crate::{
+    crd::PullPolicy,
+    operator::validate::{TOKENS_KEY, Validated},
+};
 
 const POSTGRES_DIR: &str = "/etc/segment-counter/postgres";
 const REDIS_DIR: &str = "/etc/segment-counter/redis";
@@ -167,7 +170,7 @@ pub(super) fn program(v: &Validated, command: &str) -> (Container, Vec<Volume>) 
             volumes.push(secret_volume("redis", &redis.secret));
         }
         if let Some(secret) = &v.tokens_secret {
-            let file = format!("{TOKENS_DIR}/tokens.yaml");
+            let file = format!("{TOKENS_DIR}/{TOKENS_KEY}");
             variables.push(env("SEGMENT_COUNTER_TOKENS_FILE", &file));
             mounts.push(mount("tokens", TOKENS_DIR));
             volumes.push(secret_volume("tokens", secret));

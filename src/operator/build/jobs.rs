@@ -14,26 +14,21 @@ use crate::operator::validate::Validated;
 /// A Job's pods cannot be changed: a new image or another ledger is a Job of another name, and the old one is pruned. A changed
 /// password is none of these, since it is read from the Secret at each attempt.
 pub(super) fn migrate(v: &Validated) -> Job {
-    let spec = job(v, "migrate", 600, 10);
     Job {
-        metadata: meta(
-            v,
-            format!(
-                "{}-migrate-{}",
-                v.name,
-                fingerprint(&(
-                    &spec,
-                    &v.postgres.host,
-                    v.postgres.port,
-                    &v.postgres.database,
-                    &v.postgres.schema
-                ))
-            ),
-            "migrate",
-        ),
-        spec: Some(spec),
+        metadata: meta(v, migration_name(v), "migrate"),
+        spec: Some(migration(v)),
         status: None,
     }
+}
+
+pub(super) fn migration_name(v: &Validated) -> String {
+    let postgres = &v.postgres;
+    let ledger = (&postgres.host, postgres.port, &postgres.database, &postgres.schema);
+    format!("{}-migrate-{}", v.name, fingerprint(&(migration(v), ledger)))
+}
+
+fn migration(v: &Validated) -> JobSpec {
+    job(v, "migrate", 600, 10)
 }
 
 pub(super) fn archive(v: &Validated) -> CronJob {

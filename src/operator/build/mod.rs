@@ -48,16 +48,19 @@ pub(crate) struct Children {
     pub(crate) refresh: CronJob,
 }
 
-/// Builds the children. `new_password` is what the cache's Secret holds if it is not there yet: random, of letters and digits; made
-/// by the caller, so that nothing here is.
-pub(crate) fn children(v: &Validated, new_password: &str) -> Children {
+/// The annotation of a Deployment that names the migration after which it may be applied: done before its pods roll.
+pub(crate) const MIGRATION: &str = "segmentcounter.io/migration";
+
+/// Builds the children. `redis_password` is what the cache's Secret holds, or will if it is not there yet: random, of letters and digits;
+/// made by the caller, so that nothing here is.
+pub(crate) fn children(v: &Validated, redis_password: &str) -> Children {
     Children {
         service_account: account::service_account(v),
-        redis_secret: v.redis.as_ref().map(|target| redis::secret(v, target, new_password)),
+        redis_secret: v.redis.as_ref().map(|target| redis::secret(v, target, redis_password)),
         config_map: config::config_map(v),
         api_service: service::api(v),
         redis_service: v.redis.as_ref().map(|_| service::redis(v)),
-        redis: v.redis.as_ref().map(|target| redis::nodes(v, target)),
+        redis: v.redis.as_ref().map(|target| redis::nodes(v, target, redis_password)),
         migrate: jobs::migrate(v),
         api: api::deployment(v),
         pdb: api::budget(v),

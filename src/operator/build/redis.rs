@@ -14,7 +14,10 @@ use k8s_openapi::{
 
 use super::{
     api::named_port,
-    common::{container_security, label_selector, meta, mount, pod, pod_meta, pull_policy, secret_volume, spread},
+    common::{
+        container_security, fingerprint, label_selector, map, meta, mount, pod, pod_meta, pull_policy, secret_volume,
+        spread,
+    },
 };
 use crate::operator::validate::{RedisTarget, Validated};
 
@@ -36,7 +39,7 @@ pub(super) fn secret(v: &Validated, redis: &RedisTarget, password: &str) -> Secr
     }
 }
 
-pub(super) fn nodes(v: &Validated, redis: &RedisTarget) -> StatefulSet {
+pub(super) fn nodes(v: &Validated, redis: &RedisTarget, password: &str) -> StatefulSet {
     let mut command = redis.command.clone();
     command.push("/etc/redis/redis.conf".to_owned());
     // An option after the file wins over it, and is no secret: so the Secret need not change with the spec.
@@ -79,6 +82,10 @@ pub(super) fn nodes(v: &Validated, redis: &RedisTarget) -> StatefulSet {
         security.run_as_group = Some(redis.uid);
         security.fs_group = Some(redis.uid);
     }
+    let mut pod = pod_meta(v, "redis");
+    // The server reads its password when it starts. Salted, so that equal passwords of two objects do not look equal.
+    let credentials = fingerprint(&(&v.uid, password));
+    pod.annotations = Some(map([("segmentcounter.io/credentials", &credentials)]));
     StatefulSet {
         metadata: meta(v, format!("{}-redis", v.name), "redis"),
         spec: StatefulSetSpec {
@@ -89,7 +96,7 @@ pub(super) fn nodes(v: &Validated, redis: &RedisTarget) -> StatefulSet {
             pod_management_policy: Some("Parallel".to_owned()),
             revision_history_limit: Some(3),
             template: PodTemplateSpec {
-                metadata: Some(pod_meta(v, "redis")),
+                metadata: Some(pod),
                 spec: Some(spec),
             },
             ..StatefulSetSpec::default()

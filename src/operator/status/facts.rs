@@ -1,19 +1,25 @@
 //! One condition a function: from what a child or a server said to whether it is so, and why.
 
-use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job};
+use k8s_openapi::api::batch::v1::Job;
 
-use super::Verdict;
+use super::{Applied, Verdict};
 use crate::{
-    crd::Reason,
+    crd::{ConditionStatus, Reason},
     ledger::{JobState, LedgerError},
-    operator::observed::PostgresFacts,
+    operator::{observed::PostgresFacts, trouble::Troubles},
 };
 
 /// True only of the revision that was applied last: its controller has seen it, and every replica is of it and available.
-pub(super) fn api_available(deployment: Option<&Deployment>) -> Verdict {
-    let Some(deployment) = deployment else {
+pub(super) fn api_available(applied: Option<&Applied>) -> Verdict {
+    let Some(deployment) = applied.and_then(|applied| applied.deployment.as_ref()) else {
         return Verdict::no(Reason::NotCreated, "the Deployment waits for the migration");
     };
+    if applied.is_some_and(|applied| !applied.complete) {
+        return Verdict::no(
+            Reason::RollingOut,
+            "the new revision waits for its migration; the old one stands",
+        );
+    }
     let wanted = deployment.spec.replicas.unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
     let seen = status.observed_generation.unwrap_or_default() >= deployment.metadata.generation.unwrap_or(i64::MAX);
@@ -48,6 +54,17 @@ pub(super) fn api_available(deployment: Option<&Deployment>) -> Verdict {
     )
 }
 
+/// The same verdict, unless it is True, in the words of what is wrong with the pods of these components.
+pub(super) fn explained(verdict: Verdict, troubles: &Troubles, components: &[&str]) -> Verdict {
+    if verdict.status == ConditionStatus::True {
+        return verdict;
+    }
+    match components.iter().find_map(|component| troubles.get(*component)) {
+        Some(trouble) => Verdict::no(trouble.reason, &trouble.message),
+        None => verdict,
+    }
+}
+
 pub(super) fn postgres_ready(probe: Option<&Result<PostgresFacts, LedgerError>>) -> Verdict {
     let error = match probe {
         None => return Verdict::unknown(Reason::NotProbed, "no login was tried yet"),
@@ -65,11 +82,9 @@ pub(super) fn postgres_ready(probe: Option<&Result<PostgresFacts, LedgerError>>)
         LedgerError::MissingPrivilege(_) => Reason::MissingPrivilege,
         LedgerError::ReadOnly(_) => Reason::ReadOnly,
         LedgerError::UnsupportedVersion(_) => Reason::UnsupportedVersion,
-        LedgerError::Unreachable(_)
-        | LedgerError::NotDurable(_)
-        | LedgerError::Schema(_)
-        | LedgerError::Timeout(_)
-        | LedgerError::Internal(_) => Reason::Unreachable,
+        LedgerError::NotDurable(_) => Reason::NotDurable,
+        LedgerError::Unreachable(_) | LedgerError::Timeout(_) => Reason::Unreachable,
+        LedgerError::Schema(_) | LedgerError::Internal(_) => Reason::DatabaseFailed,
     };
     Verdict::no(reason, error.to_string())
 }
@@ -147,10 +162,10 @@ pub(super) fn fresh(state: Option<&JobState>, stale_after_seconds: i32) -> Verdi
         }
         Some(Ok(_) | Err(_)) | None => {}
     }
-    let Some(age) = state.seconds_since_success else {
+    if state.seconds_since_success.is_none() {
         return Verdict::unknown(Reason::NotYetRun, "it never ran");
-    };
-    if age > i64::from(stale_after_seconds) {
+    }
+    if is_stale(state, stale_after_seconds) {
         // No age in the message: it would be another one at every look.
         return Verdict::no(
             Reason::Stale,
@@ -161,4 +176,11 @@ pub(super) fn fresh(state: Option<&JobState>, stale_after_seconds: i32) -> Verdi
         Reason::Fresh,
         format!("the last success is younger than {stale_after_seconds} s"),
     )
+}
+
+/// Whether the last success is too long ago; a job that never succeeded is not stale but new.
+pub(crate) fn is_stale(state: &JobState, stale_after_seconds: i32) -> bool {
+    state
+        .seconds_since_success
+        .is_some_and(|age| age > i64::from(stale_after_seconds))
 }

@@ -52,11 +52,14 @@ fn told(
     });
     let applied = Applied {
         deployment,
+        complete: true,
         ..Applied::default()
     };
     status(
         object,
+        &object.status.clone().unwrap_or_default(),
         &Outcome {
+            troubles: Troubles::new(),
             validated: Ok(&validated),
             applied: Some(Ok(applied)),
             observed: &observed,
@@ -135,6 +138,8 @@ fn every_failed_login_has_its_reason_and_keeps_it_from_being_ready() {
             "MissingPrivilege",
         ),
         (Some(Err(LedgerError::ReadOnly(why()))), "False", "ReadOnly"),
+        (Some(Err(LedgerError::NotDurable(why()))), "False", "NotDurable"),
+        (Some(Err(LedgerError::Internal(why()))), "False", "DatabaseFailed"),
         (
             Some(Err(LedgerError::UnsupportedVersion(why()))),
             "False",
@@ -208,30 +213,44 @@ fn what_cannot_be_proven_or_applied_is_stalled_and_not_ready() {
     let proven = validate(&object, &observed).unwrap();
     let refusal = ApplyError {
         reason: Reason::Forbidden,
+        passing: false,
         kind: "Service".to_owned(),
         name: "ads-api".to_owned(),
         message: "no".to_owned(),
     };
-    let applied = Some(Err(refusal));
-    let told = status(
-        &object,
-        &Outcome {
+    let refused_by = |refusal| {
+        let outcome = Outcome {
             validated: Ok(&proven),
-            applied,
+            applied: Some(Err(refusal)),
+            troubles: Troubles::new(),
             observed: &observed,
             now,
-        },
-    );
+        };
+        status(&object, &SegmentCounterStatus::default(), &outcome)
+    };
+    let told = refused_by(refusal.clone());
     assert_eq!(word(&told, "Stalled"), is("True", "Forbidden"));
     assert_eq!(word(&told, "Ready"), is("False", "Forbidden"));
+
+    // What may pass by itself needs nobody's help.
+    let told = refused_by(ApplyError {
+        reason: Reason::ApplyFailed,
+        passing: true,
+        ..refusal
+    });
+    assert!(of(&told, "Stalled").is_none());
+    assert_eq!(word(&told, "Reconciling"), is("True", "ApplyFailed"));
+    assert_eq!(word(&told, "Ready"), is("False", "ApplyFailed"));
 
     observed.postgres_secret = None;
     let invalid = validate(&object, &observed).unwrap_err();
     let told = status(
         &object,
+        &SegmentCounterStatus::default(),
         &Outcome {
             validated: Err(&invalid),
             applied: None,
+            troubles: Troubles::new(),
             observed: &observed,
             now,
         },

@@ -14,7 +14,7 @@ fn what_is_proven_holds_no_password() {
 #[test]
 fn what_is_wrong_is_told_with_its_reason_and_where() {
     type Spoil = fn(&mut SegmentCounter, &mut Observed);
-    let table: [(Spoil, ConditionType, Reason, &str); 6] = [
+    let table: [(Spoil, ConditionType, Reason, &str); 8] = [
         (
             |_, seen| seen.postgres_secret = None,
             ConditionType::PostgresReady,
@@ -50,11 +50,28 @@ fn what_is_wrong_is_told_with_its_reason_and_where() {
                 object.spec.api.tokens_secret_ref = Some(crate::crd::SecretRef {
                     name: "mistyped".to_owned(),
                 });
-                seen.tokens_secret_exists = Some(false);
+                seen.tokens_secret = None;
             },
             ConditionType::Stalled,
             Reason::SecretNotFound,
             "mistyped",
+        ),
+        (
+            |object, seen| {
+                object.spec.api.tokens_secret_ref = Some(crate::crd::SecretRef {
+                    name: "keyless".to_owned(),
+                });
+                seen.tokens_secret = Some(SecretData::new());
+            },
+            ConditionType::Stalled,
+            Reason::SecretKeyMissing,
+            "tokens.yaml",
+        ),
+        (
+            |_, seen| seen.redis_secret = Some(SecretData::new()),
+            ConditionType::Stalled,
+            Reason::SecretKeyMissing,
+            "ads-redis",
         ),
     ];
     for (spoil, condition, reason, says) in table {
