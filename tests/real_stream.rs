@@ -6,71 +6,19 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::process::Command;
 
-use flate2::Compression;
-use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
 use serde_json::Value;
+use support::server::{Server, migrated};
+use support::stream;
 
-const STREAM: &[u8] = include_bytes!("data/commits.ndjson.gz");
 const TEN_YEARS: i64 = 315_360_000;
 const TWO_WEEKS: i64 = 1_209_600;
 
-/// The binary, serving on a port that the system chose; ended by its process id.
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(database_url: &str, window: i64) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_segment-counter"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"])
-            .args(["--window-seconds", &window.to_string()])
-            .env("SEGMENT_COUNTER_DATABASE_URL", database_url)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let url = lines
-            .map_while(Result::ok)
-            .find_map(|line| {
-                let rest = line.strip_prefix("serving on ")?;
-                Some(rest.split(',').next()?.to_owned())
-            })
-            .expect("the server says where it serves");
-        Self { child, url }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// The stream as a client would send it now: each age turned into an instant.
 fn ndjson() -> Vec<u8> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let mut text = String::new();
-    GzDecoder::new(STREAM).read_to_string(&mut text).unwrap();
-    let mut body = GzEncoder::new(Vec::new(), Compression::fast());
-    for line in text.lines() {
-        let pair: Value = serde_json::from_str(line).unwrap();
-        let at = i64::try_from(now).unwrap() - pair["age_seconds"].as_i64().unwrap();
-        let at = jiff::Timestamp::from_second(at).unwrap();
-        writeln!(
-            body,
-            "{}",
-            serde_json::json!({"user_id": pair["user_id"], "segment": pair["segment"], "observed_at": at.to_string()})
-        )
-        .unwrap();
-    }
-    body.finish().unwrap()
+    let now = jiff::Timestamp::now().as_second();
+    stream::ndjson(&stream::pairs().unwrap(), now).unwrap()
 }
 
 /// What awk says that the counts must be.
@@ -151,7 +99,7 @@ async fn counts(client: &reqwest::Client, url: &str) -> BTreeMap<String, i64> {
 }
 
 async fn the_stream_gives_the_known_answers(database_url: &str, window: i64, memberships: i64, populated: usize) {
-    let server = Server::start(database_url, window);
+    let server = Server::start(database_url, &["--window-seconds", &window.to_string()]);
     let client = reqwest::Client::new();
     let first = send(&client, &server.url).await;
     assert_eq!(first["received"], 84_981, "{first}");
@@ -174,13 +122,19 @@ async fn the_embedded_ledger_answers_a_real_stream_exactly() {
 #[tokio::test]
 async fn postgres_answers_a_real_stream_exactly() {
     for (window, memberships, populated) in [(TEN_YEARS, 8_820, 215), (TWO_WEEKS, 165, 69)] {
-        let url = support::postgres::server().database().await;
-        let migrated = Command::new(env!("CARGO_BIN_EXE_segment-counter"))
-            .arg("migrate")
-            .env("SEGMENT_COUNTER_DATABASE_URL", &url)
-            .status()
-            .unwrap();
-        assert!(migrated.success());
+        let url = migrated(support::postgres::server()).await;
         the_stream_gives_the_known_answers(&url, window, memberships, populated).await;
+    }
+}
+
+#[test]
+fn the_demo_reckons_as_awk_does() {
+    let pairs = stream::pairs().unwrap();
+    for window in [TEN_YEARS, TWO_WEEKS] {
+        let reckoned: BTreeMap<String, i64> = stream::members(&pairs, |_| window)
+            .into_iter()
+            .map(|(segment, members)| (segment.to_owned(), i64::try_from(members).unwrap()))
+            .collect();
+        assert_eq!(reckoned, expected(window));
     }
 }

@@ -10,3 +10,7 @@
 
 pub mod postgres;
 pub mod redis;
+pub mod server;
+#[path = "../../examples/demo/stream.rs"]
+pub mod stream;
+pub mod watchdog;
