@@ -94,7 +94,7 @@ pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Re
         return Err(error.into());
     }
     context.metrics.reconciled(true);
-    context.memories.with(&uid, |memory| memory.failures = 0);
+    context.memories.with(&uid, |memory| memory.failures.clear());
     Ok(Action::requeue(if rolls { ROLLOUT_PASS } else { FULL_PASS }))
 }
 
@@ -173,13 +173,13 @@ async fn tell(
 #[allow(clippy::needless_pass_by_value)] // as the controller calls it
 pub(crate) fn error_policy(object: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {
     context.metrics.reconciled(false);
-    let failures = context.memories.with(&object.uid().unwrap_or_default(), |memory| {
-        memory.failures = memory.failures.saturating_add(1);
-        memory.failures
+    let wait = context.memories.with(&object.uid().unwrap_or_default(), |memory| {
+        memory
+            .failures
+            .one_more(|count| back_off(count).mul_f64(rand::rng().random_range(0.8..1.2)))
     });
-    let wait = back_off(failures);
     tracing::warn!(name = object.name_any(), %error, wait_seconds = wait.as_secs(), "reconcile failed");
-    Action::requeue(wait.mul_f64(rand::rng().random_range(0.8..1.2)))
+    Action::requeue(wait)
 }
 
 fn back_off(failures: u32) -> Duration {

@@ -14,21 +14,23 @@ use crate::{
 };
 
 /// How long a login with all its questions may take.
-const LOGIN: Duration = Duration::from_secs(6);
+const LOGIN: Duration = Duration::from_secs(8);
+/// How long the login itself may: enough for a machine that is busy, with time left to find out why it failed.
+const CONNECT: Duration = Duration::from_secs(5);
 
 pub(super) async fn postgres(v: &Validated, observed: &Observed) -> Result<PostgresFacts, LedgerError> {
     let data = observed.postgres_secret.clone().unwrap_or_default();
     let login =
         PostgresCredentials::parse(&data).map_err(|error| LedgerError::AuthenticationFailed(error.to_string()))?;
-    let options = PostgresOptions::new(login.connect_options(), &v.postgres.schema, 1)?;
+    let options = PostgresOptions::new(login.connect_options(), &v.postgres.schema, 1)?.waiting(CONNECT);
     let ledger = PostgresLedger::open(&options, Settings::default())?;
-    let facts = timeout(LOGIN, facts(&ledger, &login)).await;
+    let facts = timeout(LOGIN, facts(&ledger)).await;
     // Without waiting for a server that does not answer.
     let _ = timeout(Duration::from_secs(1), ledger.close()).await;
     facts.unwrap_or_else(|_| Err(LedgerError::Unreachable("no answer in time".to_owned())))
 }
 
-async fn facts(ledger: &PostgresLedger, login: &PostgresCredentials) -> Result<PostgresFacts, LedgerError> {
+async fn facts(ledger: &PostgresLedger) -> Result<PostgresFacts, LedgerError> {
     login_is_good(ledger.check().await)?;
     let schema = ledger.schema().await?;
     let (archive, refresh) = if schema.is_current() {
@@ -43,7 +45,7 @@ async fn facts(ledger: &PostgresLedger, login: &PostgresCredentials) -> Result<P
         schema,
         archive,
         refresh,
-        server_version: server_version(login).await.unwrap_or_default(),
+        server_version: ledger.server_version().await?,
     })
 }
 
@@ -54,18 +56,6 @@ fn login_is_good(check: Result<(), LedgerError>) -> Result<(), LedgerError> {
         Err(LedgerError::Schema(_)) => Ok(()),
         other => other,
     }
-}
-
-/// For people only: what cannot be read stays empty.
-async fn server_version(login: &PostgresCredentials) -> Option<String> {
-    use sqlx::Connection;
-    let mut connection = sqlx::PgConnection::connect_with(&login.connect_options()).await.ok()?;
-    let version = sqlx::query_scalar("SHOW server_version")
-        .fetch_one(&mut connection)
-        .await
-        .ok();
-    let _ = connection.close().await;
-    version
 }
 
 /// Each node with its answer; none where there is no cache.

@@ -18,6 +18,8 @@ pub(crate) struct Memory {
     pub(crate) probe: Probe,
     /// Why the prober had nothing to log in to; empty: it had.
     pub(crate) invalid: String,
+    /// Whether the last probe did not reach what the one before had reached.
+    pub(crate) missed: bool,
     /// When to probe again.
     pub(crate) due: Due,
     /// What was applied, and how it stood then.
@@ -27,7 +29,36 @@ pub(crate) struct Memory {
     /// The status as it was written last: what the watch shows may be older.
     pub(crate) written: Option<SegmentCounterStatus>,
     /// Reconciles that failed in a row.
-    pub(crate) failures: u32,
+    pub(crate) failures: Failures,
+}
+
+/// Reconciles that failed in a row, and when the next try is due.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    count: u32,
+    until: Option<Instant>,
+}
+
+impl Failures {
+    /// One more has failed; how long to wait. A try that came before its time, because something else woke the object, makes the wait no
+    /// longer: what wakes it says nothing about the fault.
+    pub(crate) fn one_more(&mut self, wait: impl FnOnce(u32) -> Duration) -> Duration {
+        let now = Instant::now();
+        if let Some(left) = self.until.and_then(|until| until.checked_duration_since(now))
+            && !left.is_zero()
+        {
+            return left;
+        }
+        self.count = self.count.saturating_add(1);
+        let wait = wait(self.count);
+        self.until = Some(now + wait);
+        wait
+    }
+
+    /// It went well.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
 }
 
 /// When an object is to be probed; by default at once.
@@ -109,10 +140,23 @@ mod tests {
     #[test]
     fn what_is_gone_is_forgotten() {
         let memories = Memories::default();
-        memories.with("a", |memory| memory.failures = 3);
-        memories.with("b", |memory| memory.failures = 4);
+        memories.with("a", |memory| memory.missed = true);
+        memories.with("b", |memory| memory.missed = true);
         memories.keep(&HashSet::from(["b".to_owned()]));
-        assert_eq!(memories.with("a", |memory| memory.failures), 0);
-        assert_eq!(memories.with("b", |memory| memory.failures), 4);
+        assert!(!memories.with("a", |memory| memory.missed));
+        assert!(memories.with("b", |memory| memory.missed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_before_its_time_makes_the_wait_no_longer() {
+        let mut failures = Failures::default();
+        let seconds = |count: u32| Duration::from_secs(u64::from(count) * 10);
+        assert_eq!(failures.one_more(seconds).as_secs(), 10);
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(failures.one_more(seconds).as_secs(), 6);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(failures.one_more(seconds).as_secs(), 20);
+        failures.clear();
+        assert_eq!(failures.one_more(seconds).as_secs(), 10);
     }
 }

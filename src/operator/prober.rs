@@ -78,18 +78,39 @@ async fn look(context: &Context, object: &Guarded) -> bool {
         return false;
     };
     let waits = matches!(&probe.postgres, Some(Ok(facts)) if !facts.schema.is_current());
-    let next = if waits {
-        SOON
-    } else {
-        EVERY + Duration::from_millis(rand::rng().random_range(0..4_000))
-    };
     context.memories.with(&uid, |memory| {
+        // A server that was there and did not answer once is asked again before anybody is alarmed.
+        let missed = !memory.missed && misses(&memory.probe, &probe);
+        memory.missed = missed;
+        memory.due.ended(if missed || waits {
+            SOON
+        } else {
+            EVERY + Duration::from_millis(rand::rng().random_range(0..4_000))
+        });
+        if missed {
+            return false;
+        }
         let changed = still(&memory.probe, decoded) != still(&probe, decoded) || memory.invalid != invalid;
         memory.probe = probe;
         memory.invalid = invalid;
-        memory.due.ended(next);
         changed
     })
+}
+
+/// Whether a server that let us in before was not reached now. One that refuses us was reached.
+fn misses(before: &Probe, now: &Probe) -> bool {
+    if before.place != now.place {
+        return false;
+    }
+    let ledger = matches!(
+        (&before.postgres, &now.postgres),
+        (
+            Some(Ok(_)),
+            Some(Err(LedgerError::Unreachable(_) | LedgerError::Timeout(_)))
+        )
+    );
+    let mut nodes = before.redis.iter().zip(&now.redis);
+    ledger || nodes.any(|((_, before), (_, now))| matches!((before, now), (Some(Ok(())), Some(Err(_)))))
 }
 
 /// What the logins give, or why there is nothing to log in to; `None`: that could not be found out.
@@ -143,6 +164,34 @@ fn still(probe: &Probe, object: &SegmentCounter) -> (Probe, [bool; 2]) {
 mod tests {
     use super::*;
     use crate::{ledger::SchemaState, operator::fixtures, operator::observed::PostgresFacts};
+
+    #[test]
+    fn a_server_that_does_not_answer_is_a_miss_only_where_it_did_before_and_a_refusal_never_is() {
+        let probe = |postgres, redis| Probe {
+            postgres: Some(postgres),
+            redis: vec![("node-0".to_owned(), Some(redis))],
+            ..Probe::default()
+        };
+        let facts = || {
+            Ok(PostgresFacts {
+                schema: SchemaState {
+                    installed: Some(1),
+                    expected: 1,
+                },
+                archive: JobState::default(),
+                refresh: JobState::default(),
+                server_version: String::new(),
+            })
+        };
+        let away = || Err(LedgerError::Unreachable(String::new()));
+        let refused = || Err(LedgerError::AuthenticationFailed(String::new()));
+        let silent = || Err("no answer in time".to_owned());
+        assert!(misses(&probe(facts(), Ok(())), &probe(away(), Ok(()))));
+        assert!(misses(&probe(facts(), Ok(())), &probe(facts(), silent())));
+        assert!(!misses(&probe(facts(), Ok(())), &probe(refused(), Ok(()))));
+        assert!(!misses(&probe(away(), silent()), &probe(away(), silent())));
+        assert!(!misses(&Probe::default(), &probe(away(), silent())));
+    }
 
     #[test]
     fn an_age_that_grows_wakes_nobody_until_it_is_too_old() {

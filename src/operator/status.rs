@@ -191,11 +191,15 @@ fn verdicts(
         probe.postgres.as_ref(),
         applied.and_then(|applied| applied.migrate.as_ref()),
     );
-    let ready = ready([
-        ("APIAvailable", &api),
-        ("PostgresReady", &postgres),
-        ("SchemaCurrent", &schema),
-    ]);
+    let ready = match &stalled {
+        // What holds everything up says why, not what follows from it.
+        Some(why) => Verdict::no(why.reason, &why.message),
+        None => ready([
+            ("APIAvailable", &api),
+            ("PostgresReady", &postgres),
+            ("SchemaCurrent", &schema),
+        ]),
+    };
 
     let maintenance = &object.spec.maintenance;
     let jobs = match &probe.postgres {

@@ -70,7 +70,7 @@ for wanted in "$@"; do
     postgres)
       user "$extra" postgres 999
       image localhost/postgres:test --user 999:999 \
-        --env PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin -- "$(debian postgres postgresql-15,bash,coreutils,libc-bin)" "$extra" ;;
+        --env PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin -- "$(debian postgres postgresql-15,bash,dash,coreutils,libc-bin)" "$extra" ;;
     redis)
       mkdir -p "$extra/usr/local/bin" "$extra/data"
       for program in server cli; do ln -s "/usr/bin/redis-$program" "$extra/usr/local/bin/valkey-$program"; done

@@ -27,7 +27,7 @@ await() { # component seconds command...
 $(tail -n 15 "$run/log/$component.log")"
 }
 node_is_ready() { kubectl wait --for=condition=Ready "node/$node" --timeout=1s; }
-announce() { echo "export KUBECONFIG=$run/kubeconfig PATH=$run/bin:\$PATH"; }
+announce() { echo "export KUBECONFIG=$run/kubeconfig AUDIT_LOG=$run/log/audit.log PATH=$run/bin:\$PATH"; }
 
 if netns_exists; then
   if [ "$(owner)" != "$run" ]; then

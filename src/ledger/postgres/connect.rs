@@ -32,6 +32,7 @@ pub struct PostgresOptions {
     connect: PgConnectOptions,
     schema: String,
     max_connections: u32,
+    acquire: Duration,
 }
 
 impl std::fmt::Debug for PostgresOptions {
@@ -66,7 +67,14 @@ impl PostgresOptions {
             connect,
             schema: schema.to_owned(),
             max_connections: max_connections.max(1),
+            acquire: ACQUIRE,
         })
+    }
+
+    /// The same, with statements that wait so long for a connection (3 s by default).
+    #[must_use]
+    pub fn waiting(self, acquire: Duration) -> Self {
+        Self { acquire, ..self }
     }
 
     pub(super) fn schema(&self) -> &str {
@@ -97,7 +105,7 @@ impl PostgresOptions {
     pub(super) fn pool(&self, settings: &Settings) -> PgPool {
         PgPoolOptions::new()
             .max_connections(self.max_connections)
-            .acquire_timeout(ACQUIRE)
+            .acquire_timeout(self.acquire)
             // A connection that was used a moment ago needs no question whether it lives: that would be a round trip for every statement.
             .test_before_acquire(false)
             .before_acquire(|session, use_of| {
@@ -158,6 +166,14 @@ impl PostgresLedger {
         lacking.map_or(Ok(()), |lacking| {
             Err(LedgerError::MissingPrivilege(format!("it may not {lacking}")))
         })
+    }
+
+    /// The server's version as it tells it itself, such as `15.4 (Debian 15.4-1)`.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    pub async fn server_version(&self) -> Result<String, LedgerError> {
+        Ok(sqlx::query_scalar("SHOW server_version").fetch_one(&self.pool).await?)
     }
 
     /// The tables that serving writes.
