@@ -36,7 +36,8 @@ cluster-images: ## Build our programs and load the images of them, of Postgres a
 cluster-down: ## End the local Kubernetes and take its state away
 	tests/cluster/down.sh
 
-generated: ## Write what is generated: the definition, its chart and the install manifest (HELM)
+generated: ## Write what is generated: the OpenAPI document, the definition, its chart and the install manifest (HELM)
+	UPDATE=1 $(CARGO) test --test api the_committed_document
 	UPDATE=1 $(CARGO) test --test schema every_generated_file
 	charts/render.sh
 
