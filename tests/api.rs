@@ -16,6 +16,8 @@ mod health;
 mod http;
 #[path = "api/keeping.rs"]
 mod keeping;
+#[path = "api/limits.rs"]
+mod limits;
 #[path = "api/names.rs"]
 mod names;
 mod support;

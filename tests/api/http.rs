@@ -277,6 +277,13 @@ fn what_is_no_http_is_refused_or_closed_and_harms_nobody() {
                 answer.status,
                 answer.text()
             );
+            // The server's own refusals are of these; whatever is HTTP gets a problem.
+            if answer.header("content-type") != Some("application/problem+json") {
+                assert!(
+                    answer.body.is_empty() && [400, 414, 431].contains(&answer.status),
+                    "{begin:?}: {answer:?}"
+                );
+            }
         }
     }
     // A smuggled second request is not answered as one.
