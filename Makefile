@@ -10,8 +10,21 @@ CARGO ?= cargo
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-run: ## Build, serve from the embedded ledger on 127.0.0.1:8080 and say how to use it
-	$(CARGO) run --release --bin segment-counter -- serve
+run: ## Build, serve from the embedded ledger on 127.0.0.1:8080 and say how to use it (DEMO=1: send a real stream, show its counts)
+	[ -n "$${DEMO:-}" ] || exec $(CARGO) run --release --bin segment-counter -- serve
+	$(CARGO) build --release --bin segment-counter --example demo
+	release="$${CARGO_TARGET_DIR:-target}/release"
+	# In memory and with a window of ten years: the stream is years old, and its answers are known for this window.
+	export SEGMENT_COUNTER_DATABASE_URL="$${SEGMENT_COUNTER_DATABASE_URL:-sqlite::memory:}"
+	"$$release/segment-counter" serve --listen 127.0.0.1:8080 --window-seconds 315360000 &
+	server=$$!
+	trap 'kill $$server 2> /dev/null || true' EXIT
+	"$$release/examples/demo" --url http://127.0.0.1:8080
+	echo; echo "still serving on http://127.0.0.1:8080 until Ctrl-C"
+	# Ctrl-C reaches the server too: the first wait ends with the signal, the second with the server.
+	trap : INT TERM
+	wait $$server || wait $$server
+	trap - EXIT
 
 test: ## Install what is missing and pass every test that needs no cluster (those: make test-cluster)
 	tests/install.sh
@@ -36,7 +49,8 @@ cluster-images: ## Build our programs and load the images of them, of Postgres a
 cluster-down: ## End the local Kubernetes and take its state away
 	tests/cluster/down.sh
 
-generated: ## Write what is generated: the definition, its chart and the install manifest (HELM)
+generated: ## Write what is generated: the OpenAPI document, the definition, its chart and the install manifest (HELM)
+	UPDATE=1 $(CARGO) test --test api the_committed_document
 	UPDATE=1 $(CARGO) test --test schema every_generated_file
 	charts/render.sh
 

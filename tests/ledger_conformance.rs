@@ -9,6 +9,8 @@ mod concurrent;
 mod jobs;
 #[path = "ledger/model.rs"]
 mod model;
+#[path = "ledger/random.rs"]
+mod random;
 #[path = "ledger/rules.rs"]
 mod rules;
 mod support;
@@ -35,9 +37,10 @@ for_every_ledger! {
     rules::rule_9_outcomes_are_exact,
     rules::rule_12_a_segment_exists_from_its_first_valid_pair_or_its_put,
     rules::rule_12_pairs_create_no_more_segments_than_the_limit,
-    rules::whatever_happens_every_answer_is_the_models,
+    random::whatever_happens_every_answer_is_the_models,
     rules::pairs_from_the_far_past_are_expired_and_spoil_no_batch,
     rules::segments_are_listed_by_name_in_pages,
+    rules::a_batch_of_more_than_was_agreed_is_refused_as_a_whole,
     concurrent::rule_2_many_writers_create_each_membership_once_and_leave_no_drift,
     concurrent::rule_4_a_count_holds_every_pair_acknowledged_before_it,
     concurrent::rule_6_counters_move_with_their_memberships_at_every_instant,
@@ -47,6 +50,7 @@ for_every_ledger! {
     jobs::the_archive_moves_exactly_what_ended_before_now_minus_settle,
     jobs::a_recount_mends_what_differs_and_says_so,
     jobs::one_exclusive_job_runs_at_a_time_and_a_dead_one_is_forgotten,
+    jobs::a_sweep_forgets_old_runs_but_never_what_the_state_is_told_from,
     jobs::migrations_may_run_again_and_at_once,
     jobs::a_ledger_without_its_schema_says_so,
 }

@@ -221,3 +221,65 @@ async fn a_large_batch_takes_time_in_proportion_to_its_size() {
     let ratio = fastest[&8_000].as_secs_f64() / fastest[&1_000].as_secs_f64();
     assert!(ratio < 30.0, "{ratio:.1} times: {fastest:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_says_soon_why_and_does_not_mind_a_busy_pool() {
+    let server = Server::start(&[]);
+    let url = server.database().await;
+    let one = open(
+        &Location::parse(&url, None, "segment_counter", 1).unwrap(),
+        Settings::default(),
+    )
+    .unwrap();
+    one.migrate().await.unwrap();
+    one.record(&[pair("u")]).await.unwrap();
+    // Its only connection waits for a lock that another session holds.
+    let mut other = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE segment_counter_lane_0.membership")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let waiting = tokio::spawn({
+        let one = one.clone();
+        async move { one.record(&[pair("v")]).await }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let began = std::time::Instant::now();
+    one.check().await.unwrap();
+    assert!(
+        began.elapsed() < std::time::Duration::from_millis(1_900),
+        "{:?}",
+        began.elapsed()
+    );
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    tokio::task::block_in_place(|| server.stop());
+    for _ in 0..3 {
+        let began = std::time::Instant::now();
+        let error = one.check().await.unwrap_err();
+        assert!(matches!(error, LedgerError::Unreachable(_)), "{error:?}");
+        assert!(
+            began.elapsed() < std::time::Duration::from_millis(1_900),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_hold_every_name_is_refused() {
+    let url = server().database().await;
+    let name = format!("latin_{}", url.rsplit_once('/').unwrap().1);
+    server()
+        .execute(&format!(
+            "CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+        ))
+        .await;
+    let ledger = ledger(&server().url_of(&name), None);
+    ledger.migrate().await.unwrap();
+    let error = ledger.check().await.unwrap_err();
+    assert!(
+        matches!(&error, LedgerError::UnsupportedVersion(why) if why.contains("LATIN1") && why.contains("UTF8")),
+        "{error:?}"
+    );
+}

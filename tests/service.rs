@@ -26,3 +26,5 @@ mod real;
 #[path = "service/recording.rs"]
 mod recording;
 mod support;
+#[path = "service/watched.rs"]
+mod watched;

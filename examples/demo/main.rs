@@ -167,7 +167,8 @@ impl Client {
                 Ok(response) if response.status() == StatusCode::OK => return Ok(response.json().await?),
                 Ok(response) if response.status() == StatusCode::SERVICE_UNAVAILABLE => response.text().await?,
                 Ok(response) => return Err(format!("{}: {}", response.status(), response.text().await?).into()),
-                Err(error) => format!("{error:?}"),
+                Err(error) if error.is_connect() => "nobody answers there".to_owned(),
+                Err(error) => format!("the connection broke: {error}"),
             };
             if tries == TRIES {
                 return Err(format!("not taken after {TRIES} tries: {why}").into());

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::task::JoinError;
 
 use super::Api;
+use super::name::NoQuery;
 use super::problem::{Kind, Problem, ProblemBody};
 use crate::ledger::{Job, JobReport, JobState};
 use crate::service::{ArchiveOptions, RefreshOptions, ServiceError};
@@ -72,7 +73,7 @@ impl From<JobReport> for JobTotals {
         (status = 503, description = "It did not end well; the next run goes on from there", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn archive(State(api): State<Api>) -> Result<Response, Problem> {
+pub(crate) async fn archive(State(api): State<Api>, _: NoQuery) -> Result<Response, Problem> {
     let options = ArchiveOptions {
         batch_size: api.jobs().batch_size,
         keep_days: api.jobs().keep_days,
@@ -101,7 +102,7 @@ pub(crate) async fn archive(State(api): State<Api>) -> Result<Response, Problem>
         (status = 503, description = "It did not end well; the next run goes on from there", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn refresh(State(api): State<Api>) -> Result<Response, Problem> {
+pub(crate) async fn refresh(State(api): State<Api>, _: NoQuery) -> Result<Response, Problem> {
     let options = RefreshOptions {
         budget: api.jobs().refresh_timeout,
         exclusive: true,
@@ -251,7 +252,7 @@ impl From<JobState> for JobStatus {
     security(("token" = ["admin"])),
     responses((status = 200, description = "How it is", body = AdminStatus)),
 )]
-pub(crate) async fn status(State(api): State<Api>) -> Json<AdminStatus> {
+pub(crate) async fn status(State(api): State<Api>, _: NoQuery) -> Json<AdminStatus> {
     let service = api.service();
     let readiness = service.readiness().await;
     let (schema, archive, refresh) = match &readiness.ledger {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::json;
-use super::name::{InPath, number, query, segment};
+use super::name::{InPath, NoQuery, number, query, segment};
 use super::pairs::json_body;
 use super::problem::{Kind, Problem, ProblemBody};
 use crate::counting::{Resolution, SegmentName};
@@ -185,6 +185,7 @@ pub(crate) struct SegmentCounts {
 )]
 pub(crate) async fn many(
     State(api): State<Api>,
+    _: NoQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<SegmentCounts>, Problem> {

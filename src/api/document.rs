@@ -3,13 +3,16 @@
 use std::fmt::Write as _;
 
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use serde_json::Value;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
-use utoipa::openapi::{ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::{
+    ComponentsBuilder, ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Paths, Ref, RefOr,
+    Response as ApiResponse, ResponseBuilder,
+};
 
 use super::Api;
 
@@ -61,6 +64,68 @@ pub(crate) fn head() -> OpenApi {
             tag("documents", "What there is"),
         ]))
         .components(Some(ComponentsBuilder::new().security_scheme("token", token).build()))
+        .build()
+}
+
+/// What any operation may answer beside its own: what the layers around it refuse, and what reading a path, a query or a body does.
+/// Written once, so that no route can forget one.
+pub(crate) fn complete(paths: &mut Paths) {
+    let guarded = [
+        (StatusCode::UNAUTHORIZED, "The token is missing or not known"),
+        (StatusCode::FORBIDDEN, "The token lacks the scope"),
+        (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "A parameter is not known or cannot be",
+        ),
+        (StatusCode::INTERNAL_SERVER_ERROR, "A defect; please report it"),
+    ];
+    let named = [(StatusCode::BAD_REQUEST, "The path cannot be decoded")];
+    let reading = [
+        (StatusCode::BAD_REQUEST, "The body cannot be read"),
+        (StatusCode::REQUEST_TIMEOUT, "The rest of the body did not come"),
+        (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
+        (
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "The body is of another type or encoding",
+        ),
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Not taken; send it again after Retry-After",
+        ),
+    ];
+    for (path, item) in &mut paths.paths {
+        for operation in [&mut item.get, &mut item.put, &mut item.post, &mut item.delete]
+            .into_iter()
+            .flatten()
+        {
+            let mut more = Vec::new();
+            if path.starts_with("/v1/") {
+                more.extend(guarded);
+            }
+            if path.contains('{') {
+                more.extend(named);
+            }
+            if operation.request_body.is_some() {
+                more.extend(reading);
+            }
+            for (status, description) in more {
+                let responses = &mut operation.responses.responses;
+                responses
+                    .entry(status.as_str().to_owned())
+                    .or_insert_with(|| RefOr::T(problem(description)));
+            }
+        }
+    }
+}
+
+fn problem(description: &str) -> ApiResponse {
+    let schema = Ref::from_schema_name("Problem");
+    ResponseBuilder::new()
+        .description(description)
+        .content(
+            "application/problem+json",
+            ContentBuilder::new().schema(Some(schema)).build(),
+        )
         .build()
 }
 

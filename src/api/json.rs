@@ -31,7 +31,9 @@ pub(crate) fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Probl
 }
 
 fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], error: &serde_json::Error) -> Problem {
-    if error.classify() != Category::Data {
+    // A number that is too large for any type is JSON all the same; the parser calls it a mistake of syntax.
+    let too_large = error.to_string().starts_with("number out of range");
+    if error.classify() != Category::Data && !too_large {
         return Problem::new(Kind::MalformedJson, clip(&error.to_string()))
             .with("line", error.line())
             .with("column", error.column());
@@ -53,14 +55,11 @@ fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], error: &serde_json::Error) -
         let detail = format!("the field {field} is missing");
         Problem::new(Kind::MissingField, detail).at(join(inside, &field))
     } else if text.starts_with("unknown field") {
-        // The path already ends in the unknown name.
-        let field = quoted();
+        // The path ends in the unknown name already, and holds it whole where the text's own quotes would cut it.
         let known = text.rsplit_once(", expected ").map_or("none", |(_, known)| known);
-        let parent = inside
-            .strip_suffix(field.as_str())
-            .map_or(inside, |parent| parent.trim_end_matches('.'));
+        let field = if inside.is_empty() { quoted() } else { clip(inside) };
         let detail = format!("there is no field {field}; expected {}", known.replace('`', ""));
-        Problem::new(Kind::UnknownField, clip(&detail)).at(join(parent, &field))
+        Problem::new(Kind::UnknownField, clip(&detail)).at(field)
     } else if text.starts_with("duplicate field") {
         let field = quoted();
         Problem::invalid(join(inside, &field), "is given more than once")
@@ -113,6 +112,8 @@ mod tests {
             (r#"{"name":5}"#, Kind::InvalidField, Some("name")),
             (r#"{"name":null}"#, Kind::InvalidField, Some("name")),
             (r#"{"name":"a","nam":1}"#, Kind::UnknownField, Some("nam")),
+            (r#"{"name":"a","n`a":1}"#, Kind::UnknownField, Some("n`a")),
+            (r#"{"name":"a","list":1e400}"#, Kind::InvalidField, Some("list")),
             (r#"{"name":"a","name":"b"}"#, Kind::InvalidField, Some("name")),
             (r#"{"name":"a","list":["b",7]}"#, Kind::InvalidField, Some("list[1]")),
             (long.as_str(), Kind::InvalidField, Some("name")),

@@ -148,7 +148,7 @@ impl Api {
 
 /// Every route, once.
 fn all_routes() -> Vec<UtoipaMethodRouter<Api>> {
-    vec![
+    let mut all = vec![
         routes!(pairs::send),
         routes!(batch::send),
         routes!(counts::one),
@@ -160,7 +160,11 @@ fn all_routes() -> Vec<UtoipaMethodRouter<Api>> {
         routes!(admin::status),
         routes!(document::openapi_json),
         routes!(document::docs),
-    ]
+    ];
+    for routes in &mut all {
+        document::complete(&mut routes.1);
+    }
+    all
 }
 
 /// The OpenAPI document.

@@ -17,15 +17,38 @@ impl<S: Send + Sync> FromRequestParts<S> for InPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| {
-            Problem::new(
-                Kind::MalformedPath,
-                "the segment in the path is not percent-encoded UTF-8",
-            )
-            .at("segment")
-        })?;
+        let malformed = || {
+            let detail = "the segment in the path is not percent-encoded UTF-8";
+            Problem::new(Kind::MalformedPath, detail).at("segment")
+        };
+        // Decoding leaves a broken escape as it stands, and the path would name what another one names properly.
+        if !is_encoded(parts.uri.path()) {
+            return Err(malformed());
+        }
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| malformed())?;
         segment("segment", text).map(Self)
     }
+}
+
+/// A request whose route has no parameters and whose query is empty: one that is given all the same is a mistake of the client's.
+pub(crate) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        query(parts.uri.query(), []).map(|[]| Self)
+    }
+}
+
+/// Whether every `%` begins an escape.
+fn is_encoded(text: &str) -> bool {
+    text.split('%').skip(1).all(|after| {
+        let digits = after.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
 }
 
 /// A name as a path or a query carries it.
@@ -55,7 +78,10 @@ pub(crate) fn query<const N: usize>(
         let decoded = percent_decode_str(&value.replace('+', " "))
             .decode_utf8()
             .map(|text| text.into_owned());
-        let decoded = decoded.map_err(|_| Problem::invalid(known[index], "is not percent-encoded UTF-8"))?;
+        let decoded = match decoded {
+            Ok(text) if is_encoded(value) => text,
+            _ => return Err(Problem::invalid(known[index], "is not percent-encoded UTF-8")),
+        };
         if values[index].replace(decoded).is_some() {
             return Err(Problem::invalid(known[index], "is given more than once"));
         }
@@ -88,7 +114,11 @@ mod tests {
         assert_eq!(query(None, ["a"]).unwrap(), [None]);
         assert_eq!(read("c=1").unwrap_err().kind, Kind::UnknownField);
         assert_eq!(read("a=1&a=2").unwrap_err().field.as_deref(), Some("a"));
-        assert_eq!(read("a=%ff").unwrap_err().kind, Kind::InvalidField);
+        for broken in ["a=%ff", "a=%", "a=%4", "a=%zz", "a=x%2"] {
+            assert_eq!(read(broken).unwrap_err().kind, Kind::InvalidField, "{broken}");
+        }
+        assert_eq!(query(Some(""), []).unwrap(), [const { None::<String> }; 0]);
+        assert_eq!(query(Some("a=1"), []).unwrap_err().field.as_deref(), Some("a"));
     }
 
     #[test]

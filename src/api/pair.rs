@@ -68,7 +68,7 @@ fn instant(text: &str) -> Result<Timestamp, Problem> {
     text.parse().map_err(|_| {
         Problem::invalid(
             "observed_at",
-            "is not an RFC 3339 instant with its offset, such as 2026-01-31T12:00:00Z",
+            "is not an RFC 3339 instant with its offset before the end of the year 9999, such as 2026-01-31T12:00:00Z",
         )
     })
 }

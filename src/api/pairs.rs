@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 
 use super::Api;
 use super::body::{self, BodyLimits, Whole};
+use super::name::NoQuery;
 use super::pair::{self, PairBody, PairRecorded};
 use super::problem::{Kind, Problem, ProblemBody};
 
@@ -35,6 +36,7 @@ pub(crate) const MAX_PAIR_BYTES: usize = 4 * 1024;
 )]
 pub(crate) async fn send(
     State(api): State<Api>,
+    _: NoQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<PairRecorded>, Problem> {

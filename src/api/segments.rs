@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::json;
-use super::name::{InPath, encoded, number, query, segment};
+use super::name::{InPath, NoQuery, encoded, number, query, segment};
 use super::pair::window;
 use super::pairs::json_body;
 use super::problem::{Problem, ProblemBody};
@@ -132,7 +132,7 @@ pub(crate) async fn list(State(api): State<Api>, RawQuery(text): RawQuery) -> Re
         (status = 503, description = "No answer can be given now", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn get(State(api): State<Api>, InPath(name): InPath) -> Result<Json<Segment>, Problem> {
+pub(crate) async fn get(State(api): State<Api>, InPath(name): InPath, _: NoQuery) -> Result<Json<Segment>, Problem> {
     let info = api.service().ledger().segment(&name).await.map_err(problem)?;
     info.map(|info| Json(Segment::new(&api, info)))
         .ok_or_else(|| Problem::no_segment(&name))
@@ -176,6 +176,7 @@ pub(crate) struct SegmentSettings<'a> {
 pub(crate) async fn put(
     State(api): State<Api>,
     InPath(name): InPath,
+    _: NoQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {

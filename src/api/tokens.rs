@@ -244,8 +244,13 @@ fn parse(path: &Path, content: &[u8]) -> Result<Vec<Token>, TokensError> {
         reason,
     };
     let options = serde_saphyr::options! { with_snippet: false };
-    let entries: Vec<Entry> = serde_saphyr::from_slice_with_options(content, options)
-        .map_err(|error| wrong(format!("is no YAML list of name, sha256 and scopes: {error}")))?;
+    // Where, and not what: the parser's text repeats what stands there, and people put tokens themselves there by mistake.
+    let entries: Vec<Entry> = serde_saphyr::from_slice_with_options(content, options).map_err(|error| {
+        let line = error.location().map_or(1, |place| place.line());
+        wrong(format!(
+            "is no YAML list of name, sha256 and scopes and nothing else: see line {line}"
+        ))
+    })?;
     if entries.is_empty() {
         return Err(wrong("names no token: nobody could do anything".to_owned()));
     }
@@ -346,7 +351,7 @@ mod tests {
             ),
             (
                 format!("- {{name: a, sha256: '{hash}', scopes: [admin], token: x}}"),
-                "token",
+                "nothing else: see line 1",
             ),
             (entry("a", "x", "admin") + &entry("a", "y", "admin"), "twice"),
             (entry("a", "x", "admin") + &entry("b", "x", "admin"), "twice"),

@@ -19,8 +19,8 @@ pub enum LedgerError {
     /// A standby, or `default_transaction_read_only`.
     #[error("the database is read-only: {0}")]
     ReadOnly(String),
-    /// Older than what the ledger needs.
-    #[error("the database's version is not supported: {0}")]
+    /// Older than what the ledger needs, or with an encoding that cannot hold every name.
+    #[error("the database is not supported: {0}")]
     UnsupportedVersion(String),
     /// The database would acknowledge what a crash can lose.
     #[error("the database is not durable: {0}")]

@@ -48,7 +48,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// others are `Unchanged` (or `Expired`, `Refused`, on their own account). At most [`Settings::max_batch`] pairs.
     ///
     /// # Errors
-    /// [`LedgerError`]; nothing of the batch is recorded then, and sending it again is safe.
+    /// [`LedgerError`] (of a larger batch too); nothing of the batch is recorded then, and sending it again is safe.
     async fn record(&self, pairs: &[Pair]) -> Result<Recorded, LedgerError>;
 
     /// The numbers of the segments that exist, in the order of `names`.
@@ -106,7 +106,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`LedgerError`]
     async fn archive_batch(&self, cursor: Option<ArchiveCursor>, limit: u32) -> Result<ArchiveBatch, LedgerError>;
 
-    /// Clears counters that ended before now - settle and drops history older than `keep_days`.
+    /// Clears counters that ended before now - settle, and drops history and runs of jobs older than `keep_days`; of each job the newest run
+    /// and the newest success stay, however old they are.
     ///
     /// # Errors
     /// [`LedgerError`]

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::counting::{Outcome, Rules, SegmentId, SegmentName, Window};
+use super::LedgerError;
+use crate::counting::{Outcome, Pair, Rules, SegmentId, SegmentName, Window};
 
 /// What a ledger is opened with.
 #[derive(Debug, Clone)]
@@ -21,6 +22,23 @@ pub struct Settings {
     pub max_batch: usize,
     /// Moves time in the conformance suite; `None` everywhere else: the database's clock.
     pub clock: Option<TestClock>,
+}
+
+impl Settings {
+    /// Whether a batch may be recorded: a larger one would hold its locks longer than the statement's limit is meant for.
+    ///
+    /// # Errors
+    /// [`LedgerError::Internal`]: a defect of the caller, who cuts what clients send.
+    pub(super) fn admit(&self, pairs: &[Pair]) -> Result<(), LedgerError> {
+        if pairs.len() > self.max_batch {
+            return Err(LedgerError::Internal(format!(
+                "a batch of {} pairs, and at most {} are recorded at once",
+                pairs.len(),
+                self.max_batch
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl Default for Settings {
@@ -155,10 +173,10 @@ impl SchemaState {
     }
 
     /// The error of a schema that this version cannot serve from.
-    pub(crate) fn refusal(&self) -> super::LedgerError {
+    pub(crate) fn refusal(&self) -> LedgerError {
         let stands = self.installed.map_or("none".to_owned(), |version| version.to_string());
         let expected = self.expected;
-        super::LedgerError::Schema(format!(
+        LedgerError::Schema(format!(
             "{stands} stands, {expected} is needed: run `segment-counter migrate`"
         ))
     }

@@ -38,7 +38,8 @@ use invalidator::Invalidator;
 use maintenance::Maintenance;
 use recorder::Recorder;
 
-/// How long a check of a dependency may take before it counts as failed.
+/// How long a check of a dependency may take before it counts as failed; below the health server's limit on readiness (2.5 s), and above what a
+/// ledger waits for a connection in a check (PostgreSQL: 0.5 s for one of the pool, 1 s for one of its own), so that the answer is a reason.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The service: what records pairs and answers counts.

@@ -127,6 +127,50 @@ pub async fn one_exclusive_job_runs_at_a_time_and_a_dead_one_is_forgotten(world:
     assert_eq!(state.seconds_since_success, Some(100));
 }
 
+pub async fn a_sweep_forgets_old_runs_but_never_what_the_state_is_told_from(world: World) {
+    let clock = clock();
+    let place = world.place();
+    let ledger = place.ledger(&settings(60, 60, Some(&clock))).await;
+    let day = |days: i64| clock.set(after(start(), days * 86_400 * SECOND));
+    let run = async |job: Job, result: Option<JobResult>| {
+        let id = ledger.begin_job(job, false).await.unwrap().unwrap();
+        if let Some(result) = result {
+            ledger.end_job(id, result, &JobReport::default()).await.unwrap();
+        }
+    };
+    let failed = || JobResult::Failed("x".to_owned());
+    // A refresh that once succeeded, and the archive: old successes, the last of them, failures since, and one that died.
+    run(Job::Refresh, Some(JobResult::Succeeded)).await;
+    for n in 0..3 {
+        day(n);
+        run(Job::Archive, Some(JobResult::Succeeded)).await;
+        run(Job::Archive, Some(failed())).await;
+        run(Job::Archive, None).await;
+    }
+    assert_eq!(place.runs().await, 10);
+    day(31);
+    ledger.sweep(30).await.unwrap();
+    // Those of the first two days are past; the refresh's only one is both its newest and its last success.
+    assert_eq!(place.runs().await, 4, "the third day's, and the refresh's");
+    day(1_000);
+    ledger.sweep(30).await.unwrap();
+    assert_eq!(
+        place.runs().await,
+        4,
+        "the newest, the last that ended, the last that succeeded"
+    );
+    let state = ledger.job_state(Job::Archive).await.unwrap();
+    assert_eq!(state.last_result, Some(Err("x".to_owned())));
+    assert_eq!(state.last_success, Some(after(start(), 2 * 86_400 * SECOND)));
+    assert_eq!(
+        ledger.job_state(Job::Refresh).await.unwrap().last_success,
+        Some(start())
+    );
+    run(Job::Archive, Some(JobResult::Succeeded)).await;
+    ledger.sweep(30).await.unwrap();
+    assert_eq!(place.runs().await, 2);
+}
+
 pub async fn migrations_may_run_again_and_at_once(world: World) {
     let place = world.place();
     let settings = Settings {

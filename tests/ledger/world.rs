@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use segment_counter::counting::{Pair, Resolution, Rules, SegmentId, SegmentName, UserId, Window};
-use segment_counter::ledger::{Location, Settings, SharedLedger, TestClock, open};
+use segment_counter::ledger::{Location, NewSegment, Settings, SharedLedger, TestClock, open};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 
 use crate::support::postgres;
@@ -109,6 +109,24 @@ impl Place {
         }
     }
 
+    /// How many runs of jobs are remembered.
+    pub async fn runs(&self) -> i64 {
+        match self.kind {
+            Kind::Sqlite => {
+                let mut connection = SqliteConnection::connect(&format!("sqlite://{}", self.file.display()))
+                    .await
+                    .unwrap();
+                let runs = sqlx::query_scalar("SELECT count(*) FROM job_run");
+                runs.fetch_one(&mut connection).await.unwrap()
+            }
+            Kind::Postgres => {
+                let mut connection = PgConnection::connect(&self.url).await.unwrap();
+                let runs = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {}.job_run", self.schema)));
+                runs.fetch_one(&mut connection).await.unwrap()
+            }
+        }
+    }
+
     /// Changes a table behind the ledger's back; `{lane}` stands for its schema.
     pub async fn tamper(&self, sql: &str) {
         match self.kind {
@@ -168,6 +186,15 @@ pub fn pair_at(segment: &str, user: &str, at: Timestamp) -> Pair {
     Pair {
         observed_at: Some(at),
         ..pair(segment, user)
+    }
+}
+
+pub fn put(segment: &str, window: Option<i64>) -> NewSegment {
+    let window = window.map(|seconds| Window::from_seconds(seconds).unwrap());
+    NewSegment {
+        name: name(segment),
+        window,
+        description: None,
     }
 }
 

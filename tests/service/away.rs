@@ -9,7 +9,8 @@ use segment_counter::ledger::LedgerError;
 use segment_counter::service::{Service, ServiceConfig, ServiceError};
 use tokio::time::{Instant, sleep};
 
-use crate::model::{ModelLedger, WatchedCache, memory, name, pair, start};
+use crate::model::{ModelLedger, memory, name, pair, start};
+use crate::watched::WatchedCache;
 
 const STRICT: Option<Duration> = Some(Duration::ZERO);
 

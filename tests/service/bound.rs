@@ -8,7 +8,8 @@ use rand::{RngExt, SeedableRng};
 use segment_counter::service::{Service, ServiceConfig};
 use tokio::time::{Instant, sleep};
 
-use crate::model::{ModelLedger, WatchedCache, name, pair, start};
+use crate::model::{ModelLedger, name, pair, start};
+use crate::watched::WatchedCache;
 
 const BOUNDS_MS: [u64; 5] = [0, 1, 20, 100, 1_000];
 

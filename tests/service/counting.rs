@@ -10,7 +10,8 @@ use segment_counter::ledger::NewSegment;
 use segment_counter::service::{Service, ServiceConfig};
 use tokio::time::sleep;
 
-use crate::model::{ModelLedger, WatchedCache, memory, name, pair, start};
+use crate::model::{ModelLedger, memory, name, pair, start};
+use crate::watched::WatchedCache;
 
 const STRICT: Option<Duration> = Some(Duration::ZERO);
 const MS: Duration = Duration::from_millis(1);

@@ -12,7 +12,8 @@ use segment_counter::service::{
 };
 use tokio::time::sleep;
 
-use crate::model::{ModelLedger, WatchedCache, memory, name, start};
+use crate::model::{ModelLedger, memory, name, start};
+use crate::watched::WatchedCache;
 
 type Seen = Arc<Mutex<Vec<JobReport>>>;
 

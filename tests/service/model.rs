@@ -1,4 +1,4 @@
-//! A small deterministic ledger in memory and a cache that is watched: what the tests of the service hold it against.
+//! A small deterministic ledger in memory: what the tests of the service hold it against.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,15 +8,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
-use segment_counter::cache::{Cache, CacheError, Claim, Lookup, MemoryCache, NodeHealth, SharedCache};
+use segment_counter::cache::{MemoryCache, SharedCache};
 use segment_counter::counting::{Outcome, Pair, SegmentId, SegmentName, UserId};
 use segment_counter::ledger::{
     ArchiveBatch, ArchiveCursor, Count, Job, JobId, JobReport, JobResult, JobState, Ledger, LedgerError, NewSegment,
     PutSegment, Recorded, Recording, Recount, SchemaState, SegmentInfo, SegmentPage, Settings, SharedLedger, Swept,
 };
 use segment_counter::service::{Metrics, Service, ServiceConfig};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
+
+use crate::watched::Door;
 
 pub fn name(text: &str) -> SegmentName {
     SegmentName::new(text).unwrap()
@@ -46,31 +47,6 @@ pub fn start(ledger: &Arc<ModelLedger>, cache: SharedCache, config: ServiceConfi
 
 pub fn memory() -> SharedCache {
     Arc::new(MemoryCache::new(10_000, Duration::from_secs(900)))
-}
-
-/// Doors that a test may close: who comes waits until it opens.
-pub struct Door(Semaphore, AtomicBool);
-
-impl Door {
-    fn open() -> Self {
-        Self(Semaphore::new(0), AtomicBool::new(false))
-    }
-
-    pub fn close(&self) {
-        self.1.store(true, Ordering::SeqCst);
-    }
-
-    /// Lets everyone through, from now on too.
-    pub fn release(&self) {
-        self.1.store(false, Ordering::SeqCst);
-        self.0.add_permits(Semaphore::MAX_PERMITS / 2);
-    }
-
-    async fn pass(&self) {
-        if self.1.load(Ordering::SeqCst) {
-            self.0.acquire().await.unwrap().forget();
-        }
-    }
 }
 
 #[derive(Default)]
@@ -403,75 +379,5 @@ impl Ledger for ModelLedger {
 
     async fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-    }
-}
-
-/// A cache in memory that is watched, slowed and broken.
-pub struct WatchedCache {
-    inner: MemoryCache,
-    pub reads: AtomicUsize,
-    /// Each store, and whether the value was taken.
-    pub stores: Mutex<Vec<bool>>,
-    /// Each notice: when it went out, and what it held.
-    pub notices: Mutex<Vec<(Instant, Vec<SegmentId>)>>,
-    pub delay: Mutex<Duration>,
-    pub broken: AtomicBool,
-}
-
-impl WatchedCache {
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            inner: MemoryCache::new(10_000, Duration::from_secs(900)),
-            reads: AtomicUsize::new(0),
-            stores: Mutex::default(),
-            notices: Mutex::default(),
-            delay: Mutex::default(),
-            broken: AtomicBool::new(false),
-        })
-    }
-
-    async fn answer(&self) -> Result<(), CacheError> {
-        let delay = *self.delay.lock().unwrap();
-        if !delay.is_zero() {
-            sleep(delay).await;
-        }
-        if self.broken.load(Ordering::SeqCst) {
-            return Err(CacheError::Unreachable("broken by the test".to_owned()));
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Cache for WatchedCache {
-    fn kind(&self) -> &'static str {
-        "watched"
-    }
-
-    async fn read(&self, segment: SegmentId, bound: Duration) -> Result<Lookup, CacheError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        self.answer().await?;
-        self.inner.read(segment, bound).await
-    }
-
-    async fn store(&self, claim: &Claim, members: i64, as_of: Timestamp) -> Result<bool, CacheError> {
-        self.answer().await?;
-        let stored = self.inner.store(claim, members, as_of).await?;
-        self.stores.lock().unwrap().push(stored);
-        Ok(stored)
-    }
-
-    async fn invalidate(&self, segments: &[SegmentId]) -> Result<(), CacheError> {
-        self.notices.lock().unwrap().push((Instant::now(), segments.to_vec()));
-        self.answer().await?;
-        self.inner.invalidate(segments).await
-    }
-
-    async fn health(&self) -> Vec<NodeHealth> {
-        let error = self.answer().await.err();
-        vec![NodeHealth {
-            node: "watched".to_owned(),
-            error,
-        }]
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use segment_counter::service::{Service, ServiceConfig};
 use tokio::time::{Instant, sleep};
 
-use crate::model::{ModelLedger, WatchedCache, pair, start};
+use crate::model::{ModelLedger, pair, start};
+use crate::watched::WatchedCache;
 
 const EVERY: Duration = Duration::from_millis(100);
 

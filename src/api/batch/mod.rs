@@ -12,6 +12,7 @@ use axum::http::HeaderMap;
 
 use super::Api;
 use super::body;
+use super::name::NoQuery;
 use super::pair::PairBody;
 use super::pairs::unsupported_type;
 use super::problem::{Problem, ProblemBody};
@@ -43,7 +44,12 @@ use totals::Totals;
         (status = 503, description = "Not all was taken; send it again after Retry-After", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn send(State(api): State<Api>, headers: HeaderMap, body: Body) -> Result<Json<Totals>, Problem> {
+pub(crate) async fn send(
+    State(api): State<Api>,
+    _: NoQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Totals>, Problem> {
     match body::media_type(&headers).as_deref() {
         Some("application/json") => array::send(&api, &headers, body).await,
         Some("application/x-ndjson" | "application/ndjson") => stream::send(&api, &headers, body).await,

@@ -27,15 +27,24 @@ const CHUNKS_UNDER_WAY: usize = 4;
 const LINGER: Duration = Duration::from_millis(200);
 /// How long a chunk is offered to a service that has no room.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a stream waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
 /// How many bytes may pass without one good pair: beyond it this is no stream of pairs, whatever it was compressed from.
 const MAX_BARREN_BYTES: usize = 64 * 1024 * 1024;
+/// The same in bad lines. To tell what is wrong with one costs more than to record a good one, and a line may have two bytes.
+const MAX_BARREN_LINES: u64 = 100_000;
 
 type Answered = (Vec<u64>, Result<Vec<Recording>, ServiceError>);
 
 /// Records every good line; after a failure the problem says how far it came.
 pub(super) async fn send(api: &Api, headers: &HeaderMap, body: Body) -> Result<Totals, Problem> {
-    let Ok(_slot) = Arc::clone(api.streams()).acquire_owned().await else {
-        return Err(shutting_down());
+    let _slot = match tokio::time::timeout(TURN, Arc::clone(api.streams()).acquire_owned()).await {
+        Ok(Ok(slot)) => slot,
+        Ok(Err(_)) => return Err(shutting_down()),
+        Err(_) => {
+            let detail = "too many streams are under way; nothing of this one was taken, send it again";
+            return Err(Problem::new(Kind::Overloaded, detail).retry_after(Duration::from_secs(5)));
+        }
     };
     let mut stream = Stream::new(api);
     let ended = stream.run(Decoded::new(headers, body, api.bodies())?).await;
@@ -55,6 +64,7 @@ struct Stream<'a> {
     chunk: Vec<Pair>,
     numbers: Vec<u64>,
     barren: usize,
+    barren_lines: u64,
     under_way: JoinSet<Answered>,
 }
 
@@ -67,6 +77,7 @@ impl<'a> Stream<'a> {
             chunk: Vec::new(),
             numbers: Vec::new(),
             barren: 0,
+            barren_lines: 0,
             under_way: JoinSet::new(),
         }
     }
@@ -85,7 +96,11 @@ impl<'a> Stream<'a> {
                 () = &mut closing => return Err(shutting_down()),
             };
             match piece {
-                Some(piece) => self.take(&piece).await?,
+                Some(piece) => {
+                    self.take(&piece).await?;
+                    // What was compressed may bring piece after piece without a wait, and others want this thread too.
+                    tokio::task::consume_budget().await;
+                }
                 None => break,
             }
         }
@@ -99,19 +114,20 @@ impl<'a> Stream<'a> {
     }
 
     async fn take(&mut self, piece: &Bytes) -> Result<(), Problem> {
-        let before = self.chunk.len();
+        let (before, bad) = (self.chunk.len(), self.totals.bad_lines());
         let api = self.api;
         let (chunk, numbers, totals) = (&mut self.chunk, &mut self.numbers, &mut self.totals);
         self.lines
             .feed(piece, |number, line| sort(api, number, line, chunk, numbers, totals));
-        self.barren = if self.chunk.len() > before {
-            0
+        if self.chunk.len() > before {
+            (self.barren, self.barren_lines) = (0, 0);
         } else {
-            self.barren + piece.len()
-        };
-        if self.barren > MAX_BARREN_BYTES {
+            self.barren += piece.len();
+            self.barren_lines += self.totals.bad_lines() - bad;
+        }
+        if self.barren > MAX_BARREN_BYTES || self.barren_lines > MAX_BARREN_LINES {
             let detail = format!(
-                "there was no pair within {MAX_BARREN_BYTES} bytes (counted after the encoding is undone); the rest was not read"
+                "there was no pair within {MAX_BARREN_BYTES} bytes (counted after the encoding is undone) or {MAX_BARREN_LINES} lines; the rest was not read"
             );
             return Err(Problem::new(Kind::BodyTooLarge, detail));
         }

@@ -64,6 +64,11 @@ pub(crate) struct ItemError {
 }
 
 impl Totals {
+    /// How many pairs could not be read.
+    pub(super) fn bad_lines(&self) -> u64 {
+        self.invalid
+    }
+
     /// A pair that could not be read.
     pub(super) fn invalid(&mut self, place: Place, problem: Problem) {
         self.received += 1;

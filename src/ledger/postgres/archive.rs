@@ -90,6 +90,7 @@ impl PostgresLedger {
                 }
             }
         }
+        self.forget_runs(keep_days).await?;
         let partitions = partitions::drop_past(self, keep_days).await?;
         Ok(Swept { counters, partitions })
     }

@@ -22,6 +22,9 @@ const ACQUIRE: Duration = Duration::from_secs(3);
 const TRUSTED: Duration = Duration::from_secs(1);
 /// How long the look at a database that gives no connection may take.
 const PROBE: Duration = Duration::from_secs(1);
+/// How long a check waits for a connection of the pool. With [`PROBE`] it stays below the service's limit on a check (2 s), or readiness would
+/// only ever say that it took too long where it could say why.
+const CHECK_ACQUIRE: Duration = Duration::from_millis(500);
 
 /// What the last such look found, and when.
 pub(super) type Probe = tokio::sync::Mutex<Option<(Instant, LedgerError)>>;
@@ -121,19 +124,41 @@ impl PostgresOptions {
 }
 
 impl PostgresLedger {
-    /// What must hold for a pair to be acknowledged: the server is new enough, takes writes, and keeps them through a crash.
+    /// Checks the database over a connection of the pool, or over one of its own where none comes free soon: that all of ours are in use is no
+    /// reason to be unready, and a database that is away shall be told from one that is slow.
     pub(super) async fn check_database(&self) -> Result<(), LedgerError> {
-        let (version, fsync, read_only, commit): (i32, String, bool, String) = sqlx::query_as(
+        match tokio::time::timeout(CHECK_ACQUIRE, self.pool.acquire()).await {
+            Ok(Ok(mut session)) => self.check_over(&mut session).await,
+            Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => Err(error.into()),
+            _ => {
+                let mut session = self.connect_once().await?;
+                let checked = self.check_over(&mut session).await;
+                let _ = session.close().await;
+                checked
+            }
+        }
+    }
+
+    /// What must hold for a pair to be acknowledged: the server is new enough, takes writes, and keeps them through a crash.
+    async fn check_over(&self, session: &mut PgConnection) -> Result<(), LedgerError> {
+        let (version, fsync, read_only, commit, encoding): (i32, String, bool, String, String) = sqlx::query_as(
             "SELECT current_setting('server_version_num')::integer,
                     current_setting('fsync'),
                     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
-                    current_setting('synchronous_commit')",
+                    current_setting('synchronous_commit'),
+                    current_setting('server_encoding')",
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *session)
         .await?;
         if version < OLDEST_VERSION {
             return Err(LedgerError::UnsupportedVersion(format!(
                 "PostgreSQL 15 or newer is needed, this is {version}"
+            )));
+        }
+        // In any other a name that it cannot hold would fail, and every pair that shares the flush with it.
+        if encoding != "UTF8" {
+            return Err(LedgerError::UnsupportedVersion(format!(
+                "its encoding is {encoding}: create the database with ENCODING 'UTF8'"
             )));
         }
         if read_only {
@@ -151,7 +176,7 @@ impl PostgresLedger {
                 "synchronous_commit is {commit} in our own session"
             )));
         }
-        let schema = self.schema_state().await?;
+        let schema = self.schema_state(&mut *session).await?;
         if !schema.is_current() {
             return Err(schema.refusal());
         }
@@ -161,7 +186,7 @@ impl PostgresLedger {
               WHERE NOT has_table_privilege(name, right_of)",
         )
         .bind(self.tables())
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *session)
         .await?;
         lacking.map_or(Ok(()), |lacking| {
             Err(LedgerError::MissingPrivilege(format!("it may not {lacking}")))
@@ -200,17 +225,26 @@ impl PostgresLedger {
         {
             return found.clone();
         }
-        let options = self.pool.connect_options();
-        let found = match tokio::time::timeout(PROBE, PgConnection::connect_with(&options)).await {
-            Ok(Ok(session)) => {
+        let found = match self.connect_once().await {
+            Ok(session) => {
                 // It is there: all of ours are in use.
                 let _ = session.close().await;
                 LedgerError::Timeout(NO_CONNECTION.to_owned())
             }
-            Ok(Err(error)) => error.into(),
-            Err(_) => LedgerError::Unreachable(format!("no answer within {} s", PROBE.as_secs())),
+            Err(error) => error,
         };
         *last = Some((Instant::now(), found.clone()));
         found
+    }
+    /// A connection beside the pool's, with the reason where there is none.
+    async fn connect_once(&self) -> Result<PgConnection, LedgerError> {
+        let options = self.pool.connect_options();
+        match tokio::time::timeout(PROBE, PgConnection::connect_with(&options)).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(LedgerError::Unreachable(format!(
+                "no answer within {} s",
+                PROBE.as_secs()
+            ))),
+        }
     }
 }

@@ -63,6 +63,25 @@ impl PostgresLedger {
         Ok(())
     }
 
+    /// Forgets the runs that were last seen more than `keep_days` ago. What the state of a job is told from stays: its newest run, the one that
+    /// ended last, and the last that succeeded.
+    pub(super) async fn forget_runs(&self, keep_days: u32) -> Result<(), LedgerError> {
+        sqlx::query(self.sql(
+            "DELETE FROM \"{base}\".job_run r
+              WHERE r.seen_at <= coalesce($1, clock_timestamp()) - $2 * interval '1 day'
+                AND r.id NOT IN (SELECT max(id) FROM \"{base}\".job_run GROUP BY job)
+                AND r.id NOT IN (SELECT DISTINCT ON (job) id FROM \"{base}\".job_run
+                                  WHERE ended_at IS NOT NULL ORDER BY job, ended_at DESC, id DESC)
+                AND r.id NOT IN (SELECT DISTINCT ON (job) id FROM \"{base}\".job_run
+                                  WHERE succeeded ORDER BY job, ended_at DESC, id DESC)",
+        ))
+        .bind(self.clock())
+        .bind(i32::try_from(keep_days).unwrap_or(i32::MAX))
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     pub(super) async fn state_of(&self, job: Job) -> Result<JobState, LedgerError> {
         type Last = (i64, bool, Option<String>, String);
         let mut state = JobState::default();

@@ -147,7 +147,11 @@ impl Ledger for PostgresLedger {
     }
 
     async fn schema(&self) -> Result<SchemaState, LedgerError> {
-        self.explain(self.schema_state().await).await
+        let state = async {
+            let mut session = self.pool.acquire().await?;
+            self.schema_state(&mut session).await
+        };
+        self.explain(state.await).await
     }
 
     async fn check(&self) -> Result<(), LedgerError> {

@@ -87,6 +87,7 @@ SELECT (SELECT micros FROM instant),
 
 impl PostgresLedger {
     pub(super) async fn record_batch(&self, pairs: &[Pair]) -> Result<Recorded, LedgerError> {
+        self.settings.admit(pairs)?;
         if pairs.is_empty() {
             return Ok(Recorded {
                 at: crate::ledger::Ledger::now(self).await?,

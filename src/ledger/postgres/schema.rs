@@ -50,11 +50,11 @@ impl PostgresLedger {
             .execute(&mut *session)
             .await?;
         session.ping().await?;
-        self.schema_state().await
+        self.schema_state(session).await
     }
 
     /// The versions of base and lane, added: both only grow, so the sum is current exactly when both are.
-    pub(super) async fn schema_state(&self) -> Result<SchemaState, LedgerError> {
+    pub(super) async fn schema_state(&self, session: &mut PgConnection) -> Result<SchemaState, LedgerError> {
         let expected = newest(&BASE) + newest(&LANE);
         let both: bool = sqlx::query_scalar(
             "SELECT to_regclass(format('%I._sqlx_migrations', $1)) IS NOT NULL
@@ -62,7 +62,7 @@ impl PostgresLedger {
         )
         .bind(&self.base)
         .bind(&self.lane)
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *session)
         .await?;
         if !both {
             return Ok(SchemaState {
@@ -74,7 +74,7 @@ impl PostgresLedger {
             "SELECT (SELECT max(version) FROM \"{base}\"._sqlx_migrations WHERE success)
                   + (SELECT max(version) FROM \"{lane}\"._sqlx_migrations WHERE success)",
         ))
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *session)
         .await?;
         Ok(SchemaState { installed, expected })
     }

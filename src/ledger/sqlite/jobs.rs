@@ -52,6 +52,25 @@ impl SqliteLedger {
         Ok(())
     }
 
+    /// Forgets the runs that were last seen more than `keep` microseconds ago. What the state of a job is told from stays: its newest run, the
+    /// one that ended last, and the last that succeeded.
+    pub(super) async fn forget_runs(&self, keep: i64) -> Result<(), LedgerError> {
+        sqlx::query(text(format!(
+            "DELETE FROM job_run
+              WHERE seen_at <= {NOW} - ?2
+                AND id NOT IN (SELECT max(id) FROM job_run GROUP BY job)
+                AND id NOT IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY job ORDER BY ended_at DESC, id DESC) AS n
+                                                 FROM job_run WHERE ended_at IS NOT NULL) WHERE n = 1)
+                AND id NOT IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY job ORDER BY ended_at DESC, id DESC) AS n
+                                                 FROM job_run WHERE succeeded) WHERE n = 1)"
+        )))
+        .bind(self.clock())
+        .bind(keep)
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
     pub(super) async fn state_of(&self, job: Job) -> Result<JobState, LedgerError> {
         type Last = (i64, bool, Option<String>, String);
         let mut state = JobState::default();

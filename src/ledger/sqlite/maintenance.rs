@@ -87,6 +87,7 @@ impl SqliteLedger {
                 .execute(&self.writer)
                 .await?;
         }
+        self.forget_runs(i64::from(keep_days) * DAY).await?;
         Ok(Swept {
             counters,
             partitions: 0,

@@ -38,6 +38,7 @@ ON CONFLICT (segment_id, span_end) DO UPDATE SET members = segment_span.members 
 
 impl SqliteLedger {
     pub(super) async fn record_batch(&self, pairs: &[Pair]) -> Result<Recorded, LedgerError> {
+        self.settings.admit(pairs)?;
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let now = self.instant(&mut transaction).await?;
         let segments = self.segments_of(pairs, now, &mut transaction).await?;
