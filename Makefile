@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 CARGO ?= cargo
 
-.PHONY: help run test test-cluster cluster-up cluster-images cluster-down generated lint
+.PHONY: help run demo test test-cluster cluster-up cluster-images cluster-down generated lint
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -26,23 +26,35 @@ run: ## Build, serve from the embedded ledger on 127.0.0.1:8080 and say how to u
 	wait $$server || wait $$server
 	trap - EXIT
 
-test: ## Install what is missing and pass every test that needs no cluster (those: make test-cluster)
-	tests/install.sh
+test: ## Install what is missing and pass every test, on real servers and on a real Kubernetes
+	tests/install.sh cluster
 	$(MAKE) --no-print-directory lint
 	$(CARGO) test
+	$(MAKE) --no-print-directory test-cluster
 
-test-cluster: ## Bring the local Kubernetes up, pass the tests that need it, and end it (KUBE_CONTEXT: use that cluster)
+test-cluster: ## Bring the local Kubernetes up, pass the tests that need it, and end it (KUBE_CONTEXT: use that cluster; KEEP_CLUSTER=1: leave it)
 	tests/install.sh cluster
 	cluster=$$(tests/cluster/up.sh)
 	eval "$$cluster"
 	[ -n "$${KEEP_CLUSTER:-}$${KUBE_CONTEXT:-}" ] || trap tests/cluster/down.sh EXIT
+	$(MAKE) --no-print-directory cluster-images
 	$(CARGO) test --test 'cluster_*'
+
+demo: ## Do the whole of the main job on the local Kubernetes (KUBE_CONTEXT: on that one) and print what was done
+	@tests/install.sh cluster >&2
+	cluster=$$(tests/cluster/up.sh)
+	eval "$$cluster"
+	$(MAKE) --no-print-directory cluster-images
+	$(CARGO) build --example demo
+	tests/cluster/demo.sh
 
 cluster-up: ## Bring the local Kubernetes up and print what to export (about 15 minutes the first time, then seconds)
 	@tests/install.sh cluster >&2
 	@tests/cluster/up.sh
 
-cluster-images: ## Build our programs and load the images of them, of Postgres and of Redis into the local Kubernetes
+cluster-images: ## Build our programs and load their image, and those of Postgres and Valkey, into the local Kubernetes
+	# Another cluster pulls its images itself: TEST_IMAGE, TEST_POSTGRES_IMAGE and TEST_REDIS_IMAGE name them.
+	[ -z "$${KUBE_CONTEXT:-}" ] || exit 0
 	$(CARGO) build
 	tests/cluster/images.sh segment-counter postgres redis
 

@@ -21,7 +21,7 @@ mod main_job;
 use std::{env, future::Future, process::ExitCode};
 
 use libtest_mimic::{Arguments, Trial};
-use main_job::{changes, faults, figures, idle, stream, world};
+use main_job::{audit::AuditLog, changes, faults, figures, idle, rights, stream, world};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -54,8 +54,17 @@ fn main() -> ExitCode {
     }
     // They mostly wait, whatever the number of cores.
     arguments.test_threads.get_or_insert(trials.len());
+    let from = AuditLog::open().end();
     world::set_up();
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let mut conclusion = libtest_mimic::run(&arguments, trials);
+    // Only what did everything can show that nothing is left over.
+    if arguments.filter.is_none() && !conclusion.has_failed() {
+        let rights = Trial::test("the_operator_has_the_rights_that_it_uses_and_no_others", move || {
+            rights::the_operator_has_the_rights_that_it_uses_and_no_others(from);
+            Ok(())
+        });
+        conclusion = libtest_mimic::run(&arguments, vec![rights]);
+    }
     if conclusion.has_failed() {
         world::print_logs();
     }

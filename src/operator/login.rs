@@ -31,6 +31,8 @@ pub(super) async fn postgres(v: &Validated, observed: &Observed) -> Result<Postg
 }
 
 async fn facts(ledger: &PostgresLedger) -> Result<PostgresFacts, LedgerError> {
+    // First: it waits for the one connection that all the others use.
+    let server_version = ledger.server_version().await?;
     login_is_good(ledger.check().await)?;
     let schema = ledger.schema().await?;
     let (archive, refresh) = if schema.is_current() {
@@ -45,7 +47,7 @@ async fn facts(ledger: &PostgresLedger) -> Result<PostgresFacts, LedgerError> {
         schema,
         archive,
         refresh,
-        server_version: ledger.server_version().await?,
+        server_version,
     })
 }
 

@@ -1,11 +1,7 @@
 //! Deletes children that the object no longer asks for: those with its labels and its uid whose name is not among the wanted.
 //! Never a Secret, and never a volume: credentials and data are not deleted because a field changed.
 
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    batch::v1::{CronJob, Job},
-    core::v1::Service,
-};
+use k8s_openapi::api::{apps::v1::StatefulSet, batch::v1::Job, core::v1::Service};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams},
@@ -28,8 +24,7 @@ pub(crate) async fn prune(client: &Client, v: &Validated, children: &Children) -
     let sets: Vec<_> = children.redis.iter().map(ResourceExt::name_any).collect();
     kind::<Service>(client, v, &services).await?;
     kind::<StatefulSet>(client, v, &sets).await?;
-    kind::<Job>(client, v, &[children.migrate.name_any()]).await?;
-    kind::<CronJob>(client, v, &[children.archive.name_any(), children.refresh.name_any()]).await
+    kind::<Job>(client, v, &[children.migrate.name_any()]).await
 }
 
 async fn kind<K: Child>(client: &Client, v: &Validated, wanted: &[String]) -> Result<(), ApplyError> {

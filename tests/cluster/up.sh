@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # up.sh [RUN]: brings a one-node Kubernetes up and prints what to export. RUN holds its whole state (default target/cluster).
-# Up already: says so. With KUBE_CONTEXT set it starts nothing: that cluster is used, if it answers.
+# Up already: says so. With KUBE_CONTEXT set it starts nothing: what it prints leads to that cluster, if it answers.
 . "$(dirname "$0")/lib.sh"
 
 if [ -n "${KUBE_CONTEXT:-}" ]; then
   command -v kubectl > /dev/null || die "KUBE_CONTEXT is set: kubectl must be installed to use it"
   kubectl --context "$KUBE_CONTEXT" get --raw /readyz > /dev/null || die "the cluster of KUBE_CONTEXT=$KUBE_CONTEXT does not answer"
   say "using the cluster of the context $KUBE_CONTEXT; nothing was started"
+  # A kubeconfig of that context alone: what follows needs no flag and can reach no other cluster.
+  mkdir -p "$project/target"
+  (umask 077 && kubectl config view --raw --minify --flatten --context "$KUBE_CONTEXT" > "$project/target/kube-context.yaml")
+  echo "export KUBECONFIG=$project/target/kube-context.yaml"
   exit
 fi
 

@@ -1,15 +1,9 @@
 //! What costs nothing: an object that is as it should be. The API server's audit log is the witness.
 
-use std::{
-    fs::File,
-    io::{BufRead, BufReader, Seek, SeekFrom},
-    path::PathBuf,
-    time::Duration,
-};
-
-use serde_json::Value;
+use std::time::Duration;
 
 use super::{
+    audit::AuditLog,
     figures,
     world::{IDLE, NOT_DUE, READY, SYSTEM, object, postgres},
 };
@@ -69,45 +63,4 @@ pub async fn an_idle_object_costs_no_request_that_changes_anything() {
         "idle for five minutes with {looks} passes: {} reads, and nothing changed",
         requests.len()
     );
-}
-
-struct AuditLog(PathBuf);
-
-/// A request of the operator.
-#[derive(Debug)]
-struct Request {
-    verb: String,
-    resource: String,
-    namespace: String,
-}
-
-impl AuditLog {
-    fn open() -> Self {
-        let path = std::env::var("AUDIT_LOG")
-            .expect("AUDIT_LOG names the API server's audit log; `make cluster-up` prints it");
-        Self(path.into())
-    }
-
-    fn end(&self) -> u64 {
-        self.0
-            .metadata()
-            .unwrap_or_else(|error| panic!("{}: {error}", self.0.display()))
-            .len()
-    }
-
-    fn of_the_operator_since(&self, from: u64) -> Vec<Request> {
-        let mut file = File::open(&self.0).unwrap();
-        file.seek(SeekFrom::Start(from)).unwrap();
-        let user = format!("system:serviceaccount:{}:segment-counter-operator", SYSTEM.0);
-        let lines = BufReader::new(file).lines().map_while(Result::ok);
-        let entries = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
-        let own = entries.filter(|entry| entry["user"]["username"] == user.as_str());
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        own.map(|entry| Request {
-            verb: text(&entry["verb"]),
-            resource: text(&entry["objectRef"]["resource"]),
-            namespace: text(&entry["objectRef"]["namespace"]),
-        })
-        .collect()
-    }
 }

@@ -1,5 +1,6 @@
 //! The scenarios, and what they stand on.
 
+pub mod audit;
 pub mod changes;
 pub mod client;
 #[path = "../../examples/demo/stream.rs"]
@@ -9,6 +10,7 @@ pub mod faults;
 pub mod figures;
 pub mod idle;
 pub mod kubectl;
+pub mod rights;
 pub mod stream;
 pub mod stream_data;
 pub mod world;

@@ -54,24 +54,33 @@ API server's audit log.
 # The objects themselves: watched, never changed.
 - apiGroups: [segmentcounter.io]
   resources: [segmentcounters]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # Their status: applied when it differs.
 - apiGroups: [segmentcounter.io]
   resources: [segmentcounters/status]
   verbs: [patch]
-# The API's and the cache's pods. Create beside patch: server-side apply of what is not there yet asks for both. Delete: prune.
+# The API's pods. Create beside patch: server-side apply of what is not there yet asks for both. No delete: what belongs to an object that
+# is deleted is cleared away by Kubernetes itself.
 - apiGroups: [apps]
-  resources: [deployments, statefulsets]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch]
+# The cache's nodes. Delete: they are pruned when the object asks for no cache any more.
+- apiGroups: [apps]
+  resources: [statefulsets]
   verbs: [get, list, watch, create, patch, delete]
-# How they are reached, what they are configured by, and who they run as.
+# How the API and the cache's nodes are reached; delete, as above.
 - apiGroups: [""]
-  resources: [services, configmaps, serviceaccounts]
+  resources: [services]
   verbs: [get, list, watch, create, patch, delete]
-# The cache's password is made here. Secrets of others are watched by their metadata alone, and read one by one when a
+# What the API is configured by, and who it runs as.
+- apiGroups: [""]
+  resources: [configmaps, serviceaccounts]
+  verbs: [get, list, watch, create, patch]
+# The cache's password is made here, and never changed. Secrets of others are watched by their metadata alone, and read one by one when a
 # SegmentCounter names them.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create]
 # Why pods do not come up: asked only while they do not.
 - apiGroups: [""]
   resources: [pods]
@@ -79,11 +88,15 @@ API server's audit log.
 # Keeps a node's drain from taking all of the API's pods at once.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
-# The migration, the archive and the refresh.
+  verbs: [get, list, watch, create, patch]
+# The migrations. Delete: one that failed makes room for another try, one of an earlier version is pruned.
 - apiGroups: [batch]
-  resources: [jobs, cronjobs]
+  resources: [jobs]
   verbs: [get, list, watch, create, patch, delete]
+# The archive and the refresh.
+- apiGroups: [batch]
+  resources: [cronjobs]
+  verbs: [get, list, watch, create, patch]
 # One event for each change of a condition; a repeated one is patched.
 - apiGroups: [events.k8s.io]
   resources: [events]

@@ -198,7 +198,8 @@ impl PostgresLedger {
     /// # Errors
     /// [`LedgerError`]
     pub async fn server_version(&self) -> Result<String, LedgerError> {
-        Ok(sqlx::query_scalar("SHOW server_version").fetch_one(&self.pool).await?)
+        let version = sqlx::query_scalar("SHOW server_version").fetch_one(&self.pool).await;
+        self.explain(version.map_err(LedgerError::from)).await
     }
 
     /// The tables that serving writes.
