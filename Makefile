@@ -11,7 +11,7 @@ help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 run: ## Build, serve from the embedded ledger on 127.0.0.1:8080 and say how to use it (DEMO=1: send a real stream, show its counts)
-	[ -n "$${DEMO:-}" ] || exec $(CARGO) run --release --bin segment-counter -- serve
+	@[ -n "$${DEMO:-}" ] || exec $(CARGO) run --release --bin segment-counter -- serve
 	$(CARGO) build --release --bin segment-counter --example demo
 	release="$${CARGO_TARGET_DIR:-target}/release"
 	# In memory and with a window of ten years: the stream is years old, and its answers are known for this window.

@@ -6,6 +6,7 @@
 //! it or counts otherwise (as it may where it held other pairs of these segments before); with 2 when called wrongly.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people to watch")]
 
+#[allow(unreachable_pub, reason = "the tests read the stream too")]
 mod stream;
 
 use std::collections::BTreeMap;
@@ -103,11 +104,11 @@ async fn run(flags: Flags) -> Result<bool, Box<dyn Error>> {
         totals.invalid,
     );
     let segments = client.segments().await?;
-    Ok(show(&pairs, segments) && totals.refused + totals.invalid == 0)
+    Ok(show(&pairs, &segments) && totals.refused + totals.invalid == 0)
 }
 
 /// Prints the largest segments and the totals; whether every count is the stream's.
-fn show(pairs: &[stream::Seen], segments: Vec<Segment>) -> bool {
+fn show(pairs: &[stream::Seen], segments: &[Segment]) -> bool {
     let windows: BTreeMap<&str, i64> = segments
         .iter()
         .map(|one| (one.segment.as_str(), one.window_seconds))
@@ -181,25 +182,17 @@ impl Client {
     /// Every segment, page by page.
     async fn segments(&self) -> Result<Vec<Segment>, Box<dyn Error>> {
         let mut all = Vec::new();
-        let mut after = None;
+        let mut path = "/v1/segments?limit=1000".to_owned();
         loop {
-            let mut request = self.request(reqwest::Method::GET, "/v1/segments?limit=1000");
-            if let Some(after) = &after {
-                request = self.request(
-                    reqwest::Method::GET,
-                    &format!(
-                        "/v1/segments?limit=1000&after={}",
-                        percent_encoding::utf8_percent_encode(after, percent_encoding::NON_ALPHANUMERIC)
-                    ),
-                );
-            }
+            let request = self.request(reqwest::Method::GET, &path);
             let response = request.send().await?.error_for_status()?;
             let page: Page = response.json().await?;
             all.extend(page.segments);
-            after = page.next_after;
-            if after.is_none() {
+            let Some(after) = page.next_after else {
                 return Ok(all);
-            }
+            };
+            let after = percent_encoding::utf8_percent_encode(&after, percent_encoding::NON_ALPHANUMERIC);
+            path = format!("/v1/segments?limit=1000&after={after}");
         }
     }
 }
@@ -209,7 +202,7 @@ fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

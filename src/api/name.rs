@@ -117,7 +117,7 @@ mod tests {
         for broken in ["a=%ff", "a=%", "a=%4", "a=%zz", "a=x%2"] {
             assert_eq!(read(broken).unwrap_err().kind, Kind::InvalidField, "{broken}");
         }
-        assert_eq!(query(Some(""), []).unwrap(), [const { None::<String> }; 0]);
+        let [] = query(Some(""), []).unwrap();
         assert_eq!(query(Some("a=1"), []).unwrap_err().field.as_deref(), Some("a"));
     }
 
