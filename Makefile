@@ -19,6 +19,8 @@ run: ## Build, serve from the embedded ledger on 127.0.0.1:8080 and say how to u
 	"$$release/segment-counter" serve --listen 127.0.0.1:8080 --window-seconds 315360000 &
 	server=$$!
 	trap 'kill $$server 2> /dev/null || true' EXIT
+	# Whoever else may hold the port is not sent anything.
+	sleep 1; kill -0 $$server
 	"$$release/examples/demo" --url http://127.0.0.1:8080
 	echo; echo "still serving on http://127.0.0.1:8080 until Ctrl-C"
 	# Ctrl-C reaches the server too: the first wait ends with the signal, the second with the server.

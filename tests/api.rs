@@ -18,6 +18,8 @@ mod http;
 mod keeping;
 #[path = "api/limits.rs"]
 mod limits;
+#[path = "api/malformed.rs"]
+mod malformed;
 #[path = "api/names.rs"]
 mod names;
 mod support;
