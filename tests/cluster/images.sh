@@ -5,7 +5,7 @@
 #   localhost/postgres:test          Debian's PostgreSQL, user postgres 999 as in the official image; no entrypoint
 #   localhost/valkey:test            Debian's Redis under the names and the user (999) of the official Valkey image; no entrypoint
 . "$(dirname "$0")/lib.sh"
-run=$(run_folder) profile=$project/target/debug
+run=$(run_folder) profile=$project/target/debug pending=
 while [[ ${1:-} == --* ]]; do
   case $1 in
     --run) run=$(run_folder "$2") ;;
@@ -42,7 +42,18 @@ image() {
   buildah commit -q "$container" "docker-archive:$archive:$name" > /dev/null
   buildah rm "$container" > /dev/null
   ctr -a "$run/containerd.sock" -n k8s.io images import "$archive" > /dev/null
+  echo "${pending#* }" > "${pending%% *}"
   say "loaded $name"
+}
+
+# loaded IMAGE FILE...: whether the node holds this image as it was made of these files. Keeps a mark for the next time if not.
+loaded() {
+  local mark=$run/loaded/${1//[:\/]/-} key
+  key=$(cat "$here/images.sh" "${@:2}" | sha256sum)
+  [ "$(cat "$mark" 2> /dev/null)" = "$key" ] && return
+  mkdir -p "$run/loaded"
+  pending="$mark $key"
+  return 1
 }
 
 user() { # folder name uid
@@ -56,9 +67,11 @@ for wanted in "$@"; do
   mkdir -p "$extra"
   case $wanted in
     pause)
+      ! loaded localhost/pause:test "$run/bin/pause" || continue
       cp "$run/bin/pause" "$extra/"
       image localhost/pause:test --entrypoint '["/pause"]' -- "$extra" ;;
     segment-counter)
+      ! loaded localhost/segment-counter:test "$profile"/segment-counter{,-operator} || continue
       mkdir -p "$extra/usr/local/bin"
       for binary in segment-counter segment-counter-operator; do
         [ -x "$profile/$binary" ] || die "$profile/$binary is absent: cargo build first"
@@ -68,10 +81,12 @@ for wanted in "$@"; do
       image localhost/segment-counter:test --user 65532:65532 --entrypoint '["/usr/local/bin/segment-counter"]' \
         --env PATH=/usr/local/bin:/usr/bin:/bin -- "$(debian base libc6,libgcc-s1,ca-certificates)" "$extra" ;;
     postgres)
+      ! loaded localhost/postgres:test || continue
       user "$extra" postgres 999
       image localhost/postgres:test --user 999:999 \
         --env PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin -- "$(debian postgres postgresql-15,bash,dash,coreutils,libc-bin)" "$extra" ;;
     redis)
+      ! loaded localhost/valkey:test || continue
       mkdir -p "$extra/usr/local/bin" "$extra/data"
       for program in server cli; do ln -s "/usr/bin/redis-$program" "$extra/usr/local/bin/valkey-$program"; done
       user "$extra" valkey 999

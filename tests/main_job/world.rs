@@ -67,6 +67,9 @@ pub fn set_up() {
         &format!("image.repository={repository},image.tag={tag}"),
         "--set",
         &format!("watch.namespaces={{{}}}", watched.join(",")),
+        // The node shares its cores with what builds and tests outside of it.
+        "--set",
+        "resources.requests.cpu=250m",
         "--wait",
         "--timeout=120s",
     ]);
