@@ -23,7 +23,10 @@ debian() {
   layer=$cache/layer-$1-$(echo "$2" | sha256sum | cut -c1-12).tar
   if [ ! -f "$layer" ]; then
     mkdir -p "$cache"
-    mmdebstrap --quiet --variant=extract --include="$2" bookworm "$layer.part" >&2 && mv "$layer.part" "$layer"
+    rm -rf "$layer" "$layer.part"
+    # The format is named: by the ending of the name it would be a folder, and made anew each time.
+    mmdebstrap --quiet --variant=extract --format=tar --include="$2" bookworm "$layer.part" >&2 || die "no layer of Debian packages: $2"
+    mv "$layer.part" "$layer"
   fi
   echo "$layer"
 }
@@ -78,20 +81,23 @@ for wanted in "$@"; do
         strip -o "$extra/usr/local/bin/$binary" "$profile/$binary"
       done
       user "$extra" nonroot 65532
+      base=$(debian base libc6,libgcc-s1,ca-certificates)   # not among the arguments below, where a failure would go unseen
       image localhost/segment-counter:test --user 65532:65532 --entrypoint '["/usr/local/bin/segment-counter"]' \
-        --env PATH=/usr/local/bin:/usr/bin:/bin -- "$(debian base libc6,libgcc-s1,ca-certificates)" "$extra" ;;
+        --env PATH=/usr/local/bin:/usr/bin:/bin -- "$base" "$extra" ;;
     postgres)
       ! loaded localhost/postgres:test || continue
       user "$extra" postgres 999
+      base=$(debian postgres postgresql-15,bash,dash,coreutils,libc-bin)
       image localhost/postgres:test --user 999:999 \
-        --env PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin -- "$(debian postgres postgresql-15,bash,dash,coreutils,libc-bin)" "$extra" ;;
+        --env PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin -- "$base" "$extra" ;;
     redis)
       ! loaded localhost/valkey:test || continue
       mkdir -p "$extra/usr/local/bin" "$extra/data"
       for program in server cli; do ln -s "/usr/bin/redis-$program" "$extra/usr/local/bin/valkey-$program"; done
       user "$extra" valkey 999
+      base=$(debian redis redis-server,redis-tools,bash,coreutils)
       image localhost/valkey:test --user 999:999 --workingdir /data \
-        --env PATH=/usr/local/bin:/usr/bin:/bin -- "$(debian redis redis-server,redis-tools,bash,coreutils)" "$extra" ;;
+        --env PATH=/usr/local/bin:/usr/bin:/bin -- "$base" "$extra" ;;
     *) die "images.sh: no image is called $wanted" ;;
   esac
 done

@@ -130,7 +130,15 @@ async fn bad_tokens_are_told() {
     CHANGES.kubectl(&["create", "secret", "generic", "tokens", "--from-literal=other=x"]);
     CHANGES.told("moody", "Stalled", "True", "SecretKeyMissing", SOON).await;
     CHANGES.kubectl(&["delete", "secret", "tokens"]);
-    CHANGES.kubectl(&["create", "secret", "generic", "tokens", "--from-literal=tokens.yaml=[]"]);
+    let hash = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
+    let tokens = format!("tokens.yaml=[{{name: app, sha256: {hash}, scopes: [pairs:write]}}]");
+    CHANGES.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "tokens",
+        &format!("--from-literal={tokens}"),
+    ]);
     CHANGES.told("moody", "Ready", "True", "AllReady", READY).await;
     eprintln!("changes were brought about, and what was not asked for any more went");
 }
