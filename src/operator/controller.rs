@@ -106,8 +106,13 @@ async fn bring_about(context: &Context, v: &Validated, observed: &Observed) -> R
     let applied = apply(&context.client, v, &children, observed, &mut marks).await;
     context.memories.with(&v.uid, |memory| memory.marks = marks);
     let applied = applied?;
+    if !applied.complete {
+        // What is being made now may not be wanted any more by the time that all is applied: also if that is what was pruned for before.
+        context.memories.with(&v.uid, |memory| memory.pruned = None);
+        return Ok(applied);
+    }
     let wanted = hash(&children);
-    if applied.complete && context.memories.with(&v.uid, |memory| memory.pruned != Some(wanted)) {
+    if context.memories.with(&v.uid, |memory| memory.pruned != Some(wanted)) {
         prune(&context.client, v, &children).await?;
         context.memories.with(&v.uid, |memory| memory.pruned = Some(wanted));
     }

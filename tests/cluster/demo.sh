@@ -5,7 +5,7 @@
 image=${TEST_IMAGE:-localhost/segment-counter:test}
 namespace=segment-counter-demo
 kubectl() { command kubectl -n "$namespace" "$@"; }
-step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+step() { printf '\n== %s\n' "$*"; }
 
 step "A namespace under Pod Security restricted, the definition and the operator"
 command kubectl apply --server-side -f - <<YAML
@@ -17,7 +17,7 @@ helm upgrade --install segment-counter-operator "$project/charts/segment-counter
 helm list -n "$namespace"
 
 step "A PostgreSQL that somebody else runs, with its Secret in CloudNativePG's form"
-password=$(command kubectl -n "$namespace" get secret pg-server -o 'jsonpath={.data.password}' 2> /dev/null | base64 -d)
+password=$(command kubectl -n "$namespace" get secret pg-server -o 'jsonpath={.data.password}' --ignore-not-found | base64 -d)
 password=${password:-$(openssl rand -hex 16)}
 # By the shell's own words: a password on a command line could be listed.
 manifest=$(< "$here/config/postgres.yaml")

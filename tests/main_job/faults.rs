@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    kubectl::kubectl_succeeds,
+    kubectl::{eventually, kubectl_succeeds},
     world::{FAULTS, NOT_DUE, PASSWORD, READY, object, postgres, postgres_secret},
 };
 
@@ -113,6 +113,12 @@ async fn a_bad_image_is_never_ready() {
 
     patch("null");
     FAULTS.wait("condition=Ready", "segmentcounter/hurt", READY);
+    eventually("the migration that never began goes", SOON, || {
+        let label = "app.kubernetes.io/instance=hurt,app.kubernetes.io/component=migrate";
+        let jobs = FAULTS.kubectl(&["get", "jobs", "-l", label, "-o", "name"]);
+        if jobs.lines().count() <= 1 { Ok(()) } else { Err(jobs) }
+    })
+    .await;
     eprintln!("a bad image was told as such and never as Ready, and the old version went on");
 }
 

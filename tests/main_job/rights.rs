@@ -13,9 +13,6 @@ use super::{
 /// Group, resource with its subresource, verb.
 type Right = (String, String, String);
 
-/// Rights that no scenario makes it use, with the reason why it has them.
-const UNUSED: [(&str, &str, &str, &str); 0] = [];
-
 /// Nothing is forbidden to it that it tried, and nothing is allowed that it did not use.
 pub fn the_operator_has_the_rights_that_it_uses_and_no_others(from: u64) {
     let granted: BTreeSet<Right> = [STREAM, SYSTEM]
@@ -27,26 +24,18 @@ pub fn the_operator_has_the_rights_that_it_uses_and_no_others(from: u64) {
         .into_iter()
         .map(|request| (request.group, request.resource, request.verb))
         .collect();
-    let excepted: BTreeSet<Right> = UNUSED
-        .iter()
-        .map(|(group, resource, verb, _)| (*group, *resource, *verb))
-        .map(owned)
-        .collect();
+    // Server-side apply of what is not there yet is one request, a patch, that needs the right to create too: the log has only the patch.
+    let by_apply = |(group, resource, verb): &Right| {
+        verb == "create" && used.contains(&(group.clone(), resource.clone(), "patch".to_owned()))
+    };
     let lacking: Vec<_> = used
         .difference(&granted)
         .filter(|(_, resource, _)| !resource.is_empty())
         .collect();
     assert!(lacking.is_empty(), "tried without the right to: {lacking:?}");
-    let idle: Vec<_> = granted
-        .difference(&used)
-        .filter(|right| !excepted.contains(*right))
-        .collect();
+    let idle: Vec<_> = granted.difference(&used).filter(|right| !by_apply(right)).collect();
     assert!(idle.is_empty(), "rights that nothing used: {idle:?}");
     eprintln!("{} rights, all of them used, and none missing", granted.len());
-}
-
-fn owned((group, resource, verb): (&str, &str, &str)) -> Right {
-    (group.to_owned(), resource.to_owned(), verb.to_owned())
 }
 
 fn granted(roles: &Value) -> BTreeSet<Right> {
