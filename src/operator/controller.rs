@@ -169,7 +169,7 @@ async fn tell(
     )
     .await;
     context.memories.with(&object.uid().unwrap_or_default(), |memory| {
-        memory.written = Some(status)
+        memory.written = Some(status);
     });
     Ok(())
 }
