@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 CARGO ?= cargo
 
-.PHONY: help run test test-cluster cluster-up cluster-images cluster-down generated lint
+.PHONY: help run test bench test-cluster cluster-up cluster-images cluster-down generated lint
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -17,6 +17,10 @@ test: ## Install what is missing and pass every test that needs no cluster (thos
 	tests/install.sh
 	$(MAKE) --no-print-directory lint
 	$(CARGO) test
+
+bench: ## Measure speed and size beside their limits and print the table of the README (QUICK=1: two minutes)
+	tests/install.sh bench
+	$(CARGO) bench --bench figures -- $(if $(QUICK),--quick) $(BENCH_OPTIONS)
 
 test-cluster: ## Bring the local Kubernetes up, pass the tests that need it, and end it (KUBE_CONTEXT: use that cluster)
 	tests/install.sh cluster
