@@ -24,13 +24,10 @@ pub async fn measure(plan: &Plan) -> Vec<Row> {
     let bodies: Vec<_> = (0..STREAMS)
         .map(|client| streams::gzip(&streams::ndjson(client, each)))
         .collect();
-    let streamed = streams::send(&service.url, &bodies, Some("gzip"), each);
-    let url = service.url.clone();
-    streamed.await;
+    streams::send(&service.url, &bodies, Some("gzip"), each).await;
     let after_streams = service.mebibytes("VmHWM");
     Load::pairs(64, "/v1/pairs").run(&service, plan.seconds);
     let most = service.mebibytes("VmHWM");
-    drop(url);
     vec![
         Row::new("memory of the API, idle", format!("{idle:.1} MiB")),
         Row::new(
