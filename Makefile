@@ -4,8 +4,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 CARGO ?= cargo
+PROFILE ?= debug
 
-.PHONY: help run demo test test-cluster cluster-up cluster-images cluster-down generated lint
+.PHONY: help run demo test bench test-cluster cluster-up cluster-images cluster-down generated lint
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,6 +35,11 @@ test: ## Install what is missing and pass every test, on real servers and on a r
 	$(CARGO) test
 	$(MAKE) --no-print-directory test-cluster
 
+bench: ## Measure speed and size beside their limits and print the table (QUICK=1: two minutes); what the cluster's tests measured last is in it
+	tests/install.sh bench
+	rows=$(wildcard $(CURDIR)/target/cluster-figures.json)
+	$(CARGO) bench --bench figures -- $(if $(QUICK),--quick) $${rows:+--rows "$$rows"} $(BENCH_OPTIONS)
+
 test-cluster: ## Bring the local Kubernetes up, pass the tests that need it, and end it (KUBE_CONTEXT: use that cluster; KEEP_CLUSTER=1: leave it)
 	tests/install.sh cluster
 	cluster=$$(tests/cluster/up.sh)
@@ -54,11 +60,11 @@ cluster-up: ## Bring the local Kubernetes up and print what to export (about 15 
 	@tests/install.sh cluster >&2
 	@tests/cluster/up.sh
 
-cluster-images: ## Build our programs and load their image, and those of Postgres and Valkey, into the local Kubernetes
+cluster-images: ## Build our programs (PROFILE=release) and load their image, and those of Postgres and Valkey, into the local Kubernetes
 	# Another cluster pulls its images itself: TEST_IMAGE, TEST_POSTGRES_IMAGE and TEST_REDIS_IMAGE name them.
 	[ -z "$${KUBE_CONTEXT:-}" ] || exit 0
-	$(CARGO) build
-	tests/cluster/images.sh segment-counter postgres redis
+	$(CARGO) build $(if $(filter release,$(PROFILE)),--release)
+	tests/cluster/images.sh --profile "target/$(PROFILE)" segment-counter postgres redis
 
 cluster-down: ## End the local Kubernetes and take its state away
 	tests/cluster/down.sh

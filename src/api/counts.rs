@@ -120,7 +120,7 @@ pub(crate) async fn one(
     } else {
         Json(count).into_response()
     };
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
+    if let Ok(tag) = HeaderValue::try_from(tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
     response

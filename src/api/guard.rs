@@ -236,7 +236,7 @@ impl RequestIds {
         });
         given.cloned().unwrap_or_else(|| {
             let id = format!("{:08x}-{:x}", self.process, self.next.fetch_add(1, Ordering::Relaxed));
-            HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("-"))
+            HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("-"))
         })
     }
 }

@@ -21,6 +21,8 @@ use crate::counting::{Pair, SegmentId, SegmentName, Window};
 pub use error::LedgerError;
 pub use jobs::{ArchiveBatch, ArchiveCursor, Job, JobId, JobReport, JobResult, JobState, Recount, Swept};
 pub use open::{Location, LocationError, open};
+#[doc(hidden)]
+pub use postgres::recording_for_bench;
 pub use postgres::{PostgresLedger, PostgresOptions};
 pub use sqlite::SqliteLedger;
 pub use types::{

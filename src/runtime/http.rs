@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -95,8 +95,8 @@ impl Listener {
                 () = shutdown.requested() => break,
             };
             match accepted {
-                Ok((stream, peer)) => {
-                    let connection = connection(stream, peer, router.clone(), limits, shutdown.clone());
+                Ok((stream, _)) => {
+                    let connection = connection(stream, router.clone(), limits, shutdown.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(slot);
@@ -115,16 +115,14 @@ impl Listener {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits: Limits, shutdown: Shutdown) {
+async fn connection(stream: TcpStream, router: Router, limits: Limits, shutdown: Shutdown) {
     // Answers are small and somebody waits for each of them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
         // Boxed, since hyper gives the stream back only of a service whose future may be moved.
-        Box::pin(router.clone().oneshot(request))
+        Box::pin(router.clone().oneshot(request.map(Body::new)))
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())

@@ -37,7 +37,7 @@ impl Default for ServiceConfig {
             queue_pairs: 20_000,
             flush_pairs: 500,
             flushers: 1,
-            batch_writers: 2,
+            batch_writers: 4,
             batch_queue_pairs: 200_000,
             ledger_reads: 4,
             ledger_read_waiters: 10_000,

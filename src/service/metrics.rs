@@ -53,7 +53,20 @@ pub enum Level {
     Stale,
 }
 
+/// What a pair can do, as the label says it; see [`Metrics::pair`].
+const OUTCOMES: [&str; 6] = [
+    "created",
+    "renewed",
+    "unchanged",
+    "expired",
+    "refused_future",
+    "refused_limit",
+];
+
 impl Level {
+    /// In the order of their declaration.
+    const ALL: [Self; 4] = [Self::Local, Self::Cache, Self::Ledger, Self::Stale];
+
     fn name(self) -> &'static str {
         match self {
             Self::Local => "local",
@@ -73,6 +86,10 @@ pub struct Metrics {
     pub(crate) flush_seconds: Histogram,
     pairs: Family<OutcomeLabel, Counter>,
     counts: Family<LevelLabel, Counter>,
+    /// The members of `pairs` and of `counts`, in the order of [`OUTCOMES`] and of [`Level`]: there is one for every pair and every count, which
+    /// should not be looked up by its label each time.
+    by_outcome: [Counter; OUTCOMES.len()],
+    by_level: [Counter; Level::ALL.len()],
     staleness: Histogram,
     pub(crate) ledger_read_seconds: Histogram,
     ledger_errors: Family<ErrorLabel, Counter>,
@@ -180,13 +197,19 @@ impl Metrics {
     }
 
     fn new() -> Self {
+        let (pairs, counts) = (Family::default(), Family::default());
+        let by_outcome = OUTCOMES.map(|outcome| Family::get_or_create_owned(&pairs, &OutcomeLabel { outcome }));
+        let by_level =
+            Level::ALL.map(|level| Family::get_or_create_owned(&counts, &LevelLabel { level: level.name() }));
         let metrics = Self {
             queue_pairs: Gauge::default(),
             overloaded: Counter::default(),
             flush_pairs: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
             flush_seconds: seconds(),
-            pairs: Family::default(),
-            counts: Family::default(),
+            pairs,
+            counts,
+            by_outcome,
+            by_level,
             staleness: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             ledger_read_seconds: seconds(),
             ledger_errors: Family::default(),
@@ -202,22 +225,6 @@ impl Metrics {
             job_failures: Family::default(),
             job_age: Family::default(),
         };
-        for outcome in [
-            "created",
-            "renewed",
-            "unchanged",
-            "expired",
-            "refused_future",
-            "refused_limit",
-        ] {
-            metrics.pairs.get_or_create(&OutcomeLabel { outcome }).inc_by(0);
-        }
-        for level in [Level::Local, Level::Cache, Level::Ledger, Level::Stale] {
-            metrics
-                .counts
-                .get_or_create(&LevelLabel { level: level.name() })
-                .inc_by(0);
-        }
         for operation in ["read", "store", "invalidate"] {
             metrics
                 .cache_errors
@@ -235,19 +242,19 @@ impl Metrics {
     }
 
     pub(crate) fn pair(&self, outcome: Outcome) {
-        let outcome = match outcome {
-            Outcome::Created => "created",
-            Outcome::Renewed => "renewed",
-            Outcome::Unchanged => "unchanged",
-            Outcome::Expired => "expired",
-            Outcome::Refused(Refusal::ObservedInFuture) => "refused_future",
-            Outcome::Refused(Refusal::SegmentLimit) => "refused_limit",
+        let index = match outcome {
+            Outcome::Created => 0,
+            Outcome::Renewed => 1,
+            Outcome::Unchanged => 2,
+            Outcome::Expired => 3,
+            Outcome::Refused(Refusal::ObservedInFuture) => 4,
+            Outcome::Refused(Refusal::SegmentLimit) => 5,
         };
-        self.pairs.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.by_outcome[index].inc();
     }
 
     pub(crate) fn count(&self, level: Level, staleness: Duration) {
-        self.counts.get_or_create(&LevelLabel { level: level.name() }).inc();
+        self.by_level[level as usize].inc();
         self.staleness.observe(staleness.as_secs_f64());
     }
 
@@ -277,6 +284,6 @@ impl Metrics {
     /// How many counts were answered from a level.
     #[must_use]
     pub fn counts_from(&self, level: Level) -> u64 {
-        self.counts.get_or_create(&LevelLabel { level: level.name() }).get()
+        self.by_level[level as usize].get()
     }
 }

@@ -215,6 +215,7 @@ async fn few_batches_write_at_once_and_what_may_wait_is_bounded() {
         memory(),
         ServiceConfig {
             batch_queue_pairs: 1_000,
+            batch_writers: 2,
             ..ServiceConfig::default()
         },
     );

@@ -314,7 +314,7 @@ fn as_user(program: &str) -> Command {
 }
 
 /// On the PATH, or the newest where Debian keeps them.
-fn find(program: &str) -> OsString {
+pub fn find(program: &str) -> OsString {
     let on_path = std::env::var_os("PATH").and_then(|path| {
         std::env::split_paths(&path)
             .map(|folder| folder.join(program))

@@ -102,6 +102,19 @@ impl PostgresLedger {
     }
 }
 
+/// What `make bench` needs to send the very statement that records a batch from another client: its text and the settings of its session.
+#[doc(hidden)]
+#[must_use]
+pub fn recording_for_bench(options: &PostgresOptions, settings: &Settings) -> (String, String) {
+    let base = options.schema();
+    let lane = format!("{base}_lane_0");
+    let session = options.connect_options(settings);
+    (
+        record::SQL.replace("{base}", base).replace("{lane}", &lane),
+        session.get_options().unwrap_or_default().to_owned(),
+    )
+}
+
 /// A timestamp from what the statements answer: microseconds since the epoch.
 fn timestamp(micros: i64) -> Result<Timestamp, LedgerError> {
     Timestamp::from_microsecond(micros)

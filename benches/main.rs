@@ -1,0 +1,88 @@
+//! The figures of the README: speed beside its limit, measured in the same run on the same machine, and size.
+//!
+//! A bench is no test: it fails only where it cannot run, never on a time. `make bench` runs all of it; `--only NAME` one figure.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a bench that cannot run says where and ends"
+)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the table is what it is for")]
+#![allow(unreachable_pub, missing_docs, reason = "nobody but this program uses it")]
+
+mod figures;
+mod harness;
+mod reference;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use harness::{Plan, Row, machine, table};
+
+#[derive(Parser)]
+#[command(about = "Measures Segment Counter beside its limits and prints a table")]
+struct Arguments {
+    /// Short runs: two minutes or so, and more noise.
+    #[arg(long)]
+    quick: bool,
+    /// Only these figures.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Figure>,
+    /// A JSON array of rows that were measured elsewhere, such as on a cluster; shown below ours.
+    #[arg(long, value_name = "FILE")]
+    rows: Vec<PathBuf>,
+    /// What cargo says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+    #[command(subcommand)]
+    serve: Option<Serve>,
+}
+
+#[derive(Subcommand)]
+enum Serve {
+    /// What stands beside the service: a process of its own, as the service is one.
+    #[command(hide = true)]
+    Reference,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Figure {
+    /// Streams of pairs beside the same statement by pgbench.
+    Ndjson,
+    /// One pair a request beside one INSERT a request, and beside a constant.
+    Pairs,
+    /// Hot counts beside a constant.
+    Counts,
+    /// A large segment beside a small one.
+    Large,
+    /// Memory and the size of the binaries.
+    Size,
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments = Arguments::parse();
+    if let Some(Serve::Reference) = arguments.serve {
+        return reference::serve().await;
+    }
+    let given: Vec<Row> = arguments.rows.iter().flat_map(|file| table::read(file)).collect();
+    let plan = if arguments.quick { Plan::QUICK } else { Plan::FULL };
+    let mut rows = Vec::new();
+    for figure in Figure::value_variants() {
+        if !arguments.only.is_empty() && !arguments.only.contains(figure) {
+            continue;
+        }
+        eprintln!("{figure:?}");
+        rows.extend(match figure {
+            Figure::Ndjson => figures::ndjson::measure(&plan).await,
+            Figure::Pairs => figures::pairs::measure(&plan).await,
+            Figure::Counts => figures::counts::measure(&plan).await,
+            Figure::Large => figures::large::measure(&plan).await,
+            Figure::Size => figures::size::measure(&plan).await,
+        });
+    }
+    rows.extend(given);
+    println!("\n{}\n\n{}", machine::describe(&plan), table::render(&rows));
+}
