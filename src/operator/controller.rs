@@ -103,11 +103,15 @@ async fn bring_about(context: &Context, v: &Validated, observed: &Observed) -> R
     let password = observed.redis_password().unwrap_or_else(new_password);
     let children = children(v, &password);
     let mut marks = context.memories.with(&v.uid, |memory| memory.marks.clone());
+    let wanted = hash(&children);
+    // Forgotten before the apply: one that fails half-way leaves children that must go when the spec is taken back.
+    context.memories.with(&v.uid, |memory| {
+        memory.pruned = memory.pruned.filter(|pruned| *pruned == wanted);
+    });
     let applied = apply(&context.client, v, &children, observed, &mut marks).await;
     context.memories.with(&v.uid, |memory| memory.marks = marks);
     let applied = applied?;
-    let wanted = hash(&children);
-    if applied.complete && context.memories.with(&v.uid, |memory| memory.pruned != Some(wanted)) {
+    if applied.complete && context.memories.with(&v.uid, |memory| memory.pruned.is_none()) {
         prune(&context.client, v, &children).await?;
         context.memories.with(&v.uid, |memory| memory.pruned = Some(wanted));
     }
