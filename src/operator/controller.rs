@@ -19,6 +19,7 @@ use super::{
     apply::{MANAGER, apply},
     build::{Children, children},
     events,
+    memory::Written,
     observe::Context,
     observed::{Observed, Place, Probe},
     prune::prune,
@@ -87,9 +88,18 @@ pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Re
         observed: &observed,
         now: now(),
     };
-    let before = context.memories.with(&uid, |memory| memory.written.clone());
-    let before = before.or_else(|| object.status.clone()).unwrap_or_default();
-    tell(&context, object, &before, status(object, &before, &outcome)).await?;
+    let written = context.memories.with(&uid, |memory| memory.written.clone());
+    // Where the watch still shows what was written over, what was written is what stands.
+    let stands = match &written {
+        Some(written) if written.over == object.resource_version() => Some(&written.status),
+        Some(_) | None => object.status.as_ref(),
+    };
+    let before = written.as_ref().map(|written| &written.status).or(stands);
+    let before = before.cloned().unwrap_or_default();
+    let status = status(object, &before, &outcome);
+    if stands != Some(&status) {
+        tell(&context, object, &before, status).await?;
+    }
     if let Some(error) = failed {
         return Err(error.into());
     }
@@ -103,16 +113,15 @@ async fn bring_about(context: &Context, v: &Validated, observed: &Observed) -> R
     let password = observed.redis_password().unwrap_or_else(new_password);
     let children = children(v, &password);
     let mut marks = context.memories.with(&v.uid, |memory| memory.marks.clone());
+    let wanted = hash(&children);
+    // Forgotten before the apply: one that fails half-way leaves children that must go when the spec is taken back.
+    context.memories.with(&v.uid, |memory| {
+        memory.pruned = memory.pruned.filter(|pruned| *pruned == wanted);
+    });
     let applied = apply(&context.client, v, &children, observed, &mut marks).await;
     context.memories.with(&v.uid, |memory| memory.marks = marks);
     let applied = applied?;
-    if !applied.complete {
-        // What is being made now may not be wanted any more by the time that all is applied: also if that is what was pruned for before.
-        context.memories.with(&v.uid, |memory| memory.pruned = None);
-        return Ok(applied);
-    }
-    let wanted = hash(&children);
-    if context.memories.with(&v.uid, |memory| memory.pruned != Some(wanted)) {
+    if applied.complete && context.memories.with(&v.uid, |memory| memory.pruned.is_none()) {
         prune(&context.client, v, &children).await?;
         context.memories.with(&v.uid, |memory| memory.pruned = Some(wanted));
     }
@@ -135,16 +144,13 @@ fn new_password() -> String {
         .collect()
 }
 
-/// Writes the status if it differs from what the object shows, and one Event for each change since it was written last.
+/// Writes the status, and one Event for each change since it was written last.
 async fn tell(
     context: &Context,
     object: &SegmentCounter,
     before: &SegmentCounterStatus,
     status: SegmentCounterStatus,
 ) -> Result<(), kube::Error> {
-    if object.status.as_ref() == Some(&status) {
-        return Ok(());
-    }
     let api: Api<SegmentCounter> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     let patch = serde_json::json!({
         "apiVersion": SegmentCounter::api_version(&()),
@@ -169,7 +175,10 @@ async fn tell(
     )
     .await;
     context.memories.with(&object.uid().unwrap_or_default(), |memory| {
-        memory.written = Some(status);
+        memory.written = Some(Written {
+            status,
+            over: object.resource_version(),
+        });
     });
     Ok(())
 }

@@ -26,10 +26,18 @@ pub(crate) struct Memory {
     pub(crate) marks: Marks,
     /// What the last prune left.
     pub(crate) pruned: Option<u64>,
-    /// The status as it was written last: what the watch shows may be older.
-    pub(crate) written: Option<SegmentCounterStatus>,
+    /// What was written last: what the watch shows may be older.
+    pub(crate) written: Option<Written>,
     /// Reconciles that failed in a row.
     pub(crate) failures: Failures,
+}
+
+/// A status that was written.
+#[derive(Clone)]
+pub(crate) struct Written {
+    pub(crate) status: SegmentCounterStatus,
+    /// The resource version of the object as the watch showed it then: while it shows this one, it shows what was before.
+    pub(crate) over: Option<String>,
 }
 
 /// Reconciles that failed in a row, and when the next try is due.

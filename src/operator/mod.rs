@@ -3,6 +3,8 @@
 mod apply;
 mod build;
 mod controller;
+#[cfg(test)]
+mod conversations;
 mod events;
 #[cfg(test)]
 mod fixtures;
