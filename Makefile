@@ -46,7 +46,7 @@ test-cluster: ## Bring the local Kubernetes up, pass the tests that need it, and
 	eval "$$cluster"
 	[ -n "$${KEEP_CLUSTER:-}$${KUBE_CONTEXT:-}" ] || trap tests/cluster/down.sh EXIT
 	$(MAKE) --no-print-directory cluster-images
-	$(CARGO) test --test 'cluster_*'
+	PROFILE=$(PROFILE) $(CARGO) test --test 'cluster_*'
 
 demo: ## Do the whole of the main job on the local Kubernetes (KUBE_CONTEXT: on that one) and print what was done
 	@tests/install.sh cluster >&2

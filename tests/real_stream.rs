@@ -6,43 +6,17 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use serde_json::Value;
+use support::known_stream::{self, TEN_YEARS, TWO_WEEKS, demo};
 use support::server::{Server, migrated};
-use support::stream;
-
-const TEN_YEARS: i64 = 315_360_000;
-const TWO_WEEKS: i64 = 1_209_600;
-
-/// The stream as a client would send it now: each age turned into an instant.
-fn ndjson() -> Vec<u8> {
-    let now = jiff::Timestamp::now().as_second();
-    stream::ndjson(&stream::pairs().unwrap(), now).unwrap()
-}
-
-/// What awk says that the counts must be.
-fn expected(window: i64) -> BTreeMap<String, i64> {
-    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
-    let command = format!("gzip -dc {data}/commits.ndjson.gz | awk -v window={window} -f {data}/expected.awk");
-    let output = Command::new("sh").args(["-c", &command]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| {
-            let (segment, members) = line.split_once('\t').unwrap();
-            (segment.to_owned(), members.parse().unwrap())
-        })
-        .collect()
-}
 
 async fn send(client: &reqwest::Client, url: &str) -> Value {
     let response = client
         .post(format!("{url}/v1/pairs:batch"))
         .header("content-type", "application/x-ndjson")
         .header("content-encoding", "gzip")
-        .body(ndjson())
+        .body(known_stream::gzip())
         .send()
         .await
         .unwrap();
@@ -107,7 +81,7 @@ async fn the_stream_gives_the_known_answers(database_url: &str, window: i64, mem
     assert_eq!(second["created"], 0, "a pair sent again is no second one: {second}");
 
     let counts = counts(&client, &server.url).await;
-    assert_eq!(counts, expected(window));
+    assert_eq!(counts, known_stream::expected(window));
     assert_eq!(counts.len(), 215);
     assert_eq!(counts.values().sum::<i64>(), memberships);
     assert_eq!(counts.values().filter(|count| **count > 0).count(), populated);
@@ -129,12 +103,12 @@ async fn postgres_answers_a_real_stream_exactly() {
 
 #[test]
 fn the_demo_reckons_as_awk_does() {
-    let pairs = stream::pairs().unwrap();
+    let pairs = demo::pairs().unwrap();
     for window in [TEN_YEARS, TWO_WEEKS] {
-        let reckoned: BTreeMap<String, i64> = stream::members(&pairs, |_| window)
+        let reckoned: BTreeMap<String, i64> = demo::members(&pairs, |_| window)
             .into_iter()
             .map(|(segment, members)| (segment.to_owned(), i64::try_from(members).unwrap()))
             .collect();
-        assert_eq!(reckoned, expected(window));
+        assert_eq!(reckoned, known_stream::expected(window));
     }
 }

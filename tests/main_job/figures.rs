@@ -4,17 +4,42 @@ use std::{fs, sync::Mutex};
 
 use serde_json::{Value, json};
 
-use super::kubectl::Namespace;
+use super::kubectl::{Namespace, kubectl};
 
 static FIGURES: Mutex<Vec<Value>> = Mutex::new(Vec::new());
 
-/// Notes a figure.
+/// Notes a figure. `PROFILE` says how the programs in the image were built.
 pub fn note(what: &str, value: f64, unit: &str) {
+    let profile = std::env::var("PROFILE").unwrap_or_else(|_| "debug".to_owned());
+    let what = format!("{what}, {profile} build");
     eprintln!("figure: {what}: {value:.1} {unit}");
     FIGURES
         .lock()
         .unwrap()
         .push(json!({"what": what, "value": value, "unit": unit}));
+}
+
+/// Notes how large the image is, as the node has it.
+pub fn size_of_image(name: &str) {
+    let nodes: Value = serde_json::from_str(&kubectl(&["get", "nodes", "-o", "json"])).unwrap();
+    let images = nodes["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|node| node["status"]["images"].as_array().cloned().unwrap_or_default());
+    let ours = images.into_iter().find(|image| {
+        image["names"]
+            .as_array()
+            .is_some_and(|names| names.iter().any(|own| own == name))
+    });
+    match ours.and_then(|image| image["sizeBytes"].as_f64()) {
+        Some(bytes) => note(
+            "image of all our programs, with its base",
+            bytes / f64::from(1 << 20),
+            "MiB",
+        ),
+        None => eprintln!("figure: no node tells the size of {name}"),
+    }
 }
 
 /// Notes the largest resident set among these pods' main processes. Their images have no shell, so the node is asked: it must be this host.

@@ -18,13 +18,10 @@ use std::io::Write;
 use super::{
     client::Client,
     figures,
+    known_stream::{self, TEN_YEARS, TWO_WEEKS},
     kubectl::{Namespace, eventually},
-    stream_data,
-    world::{NOT_DUE, READY, STREAM, object, postgres},
+    world::{NOT_DUE, READY, STREAM, object, our_image, postgres},
 };
-
-const TEN_YEARS: i64 = 315_360_000;
-const TWO_WEEKS: i64 = 1_209_600;
 
 /// The scenario. Its steps share one object, as a platform team's day does.
 pub async fn a_real_stream_is_counted_exactly_whatever_is_lost_on_the_way() {
@@ -60,11 +57,11 @@ pub async fn a_real_stream_is_counted_exactly_whatever_is_lost_on_the_way() {
     let client = Client::new(STREAM, "ads");
     let passing = Passing::begin(&client).await;
 
-    let expected = stream_data::expected(TEN_YEARS);
+    let expected = known_stream::expected(TEN_YEARS);
     sent_twice_it_gives_the_known_counts(&client, &expected, 8_820, 215).await;
     sent_twice_it_gives_the_known_counts(
         &Client::new(STREAM, "brief"),
-        &stream_data::expected(TWO_WEEKS),
+        &known_stream::expected(TWO_WEEKS),
         165,
         69,
     )
@@ -80,6 +77,8 @@ pub async fn a_real_stream_is_counted_exactly_whatever_is_lost_on_the_way() {
     passing.they_leave_on_time(&client).await;
     the_jobs_do_their_work(&expected, &client).await;
     an_object_comes_and_goes_and_the_counts_stay(&ads, &expected).await;
+    let (image, tag) = our_image();
+    figures::size_of_image(&format!("{image}:{tag}"));
 }
 
 async fn sent_twice_it_gives_the_known_counts(
@@ -88,7 +87,7 @@ async fn sent_twice_it_gives_the_known_counts(
     memberships: i64,
     populated: usize,
 ) {
-    let body = stream_data::gzip();
+    let body = known_stream::gzip();
     let first = client.stream(body.clone()).await;
     assert_eq!(first["received"], 84_981, "{first}");
     assert_eq!(first["invalid"], 0, "{first}");

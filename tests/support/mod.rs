@@ -8,9 +8,8 @@
     missing_docs
 )]
 
+pub mod known_stream;
 pub mod postgres;
 pub mod redis;
 pub mod server;
-#[path = "../../examples/demo/stream.rs"]
-pub mod stream;
 pub mod watchdog;

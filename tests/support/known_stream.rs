@@ -2,9 +2,16 @@
 
 use std::{collections::BTreeMap, process::Command};
 
-use super::demo_stream as demo;
+#[path = "../../examples/demo/stream.rs"]
+pub mod demo;
+
+/// Ten years, in seconds: nearly all of the stream is inside.
+pub const TEN_YEARS: i64 = 315_360_000;
+/// Two weeks: the default.
+pub const TWO_WEEKS: i64 = 1_209_600;
 
 /// The stream as of now, compressed.
+#[allow(clippy::disallowed_methods, reason = "a client has no other clock than its own")]
 pub fn gzip() -> Vec<u8> {
     demo::ndjson(&demo::pairs().unwrap(), jiff::Timestamp::now().as_second()).unwrap()
 }
