@@ -13,10 +13,11 @@ pub fn note(what: &str, value: f64, unit: &str) {
     let profile = std::env::var("PROFILE").unwrap_or_else(|_| "debug".to_owned());
     let what = format!("{what}, {profile} build");
     eprintln!("figure: {what}: {value:.1} {unit}");
+    let measured = format!("{value:.1} {unit}");
     FIGURES
         .lock()
         .unwrap()
-        .push(json!({"what": what, "value": value, "unit": unit}));
+        .push(json!({"work": what, "measured": measured.trim()}));
 }
 
 /// Notes how large the image is, as the node has it.
