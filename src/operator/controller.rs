@@ -25,9 +25,9 @@ use super::{
     prune::prune,
     status::{Applied, ApplyError, Outcome, status},
     trouble::Troubles,
-    validate::{Validated, validate},
+    validate::{Invalid, Validated, validate},
 };
-use crate::crd::{SegmentCounter, SegmentCounterStatus};
+use crate::crd::{ConditionType, Reason, SegmentCounter, SegmentCounterStatus};
 
 /// Between two passes of an object with which nothing happens.
 const FULL_PASS: Duration = Duration::from_secs(600);
@@ -63,8 +63,24 @@ pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Re
         return Ok(Action::await_change());
     }
     let uid = object.uid().unwrap_or_default();
-    let mut observed = context.observe(object).await?;
-    let validated = validate(object, &observed);
+    let mut unread = None;
+    let (mut observed, validated) = match context.observe(object).await {
+        Ok(observed) => {
+            let validated = validate(object, &observed);
+            (observed, validated)
+        }
+        // Told, and tried again: no watch says that a right was granted.
+        Err(kube::Error::Api(refusal)) if refusal.is_forbidden() => {
+            let invalid = Invalid {
+                condition: ConditionType::Stalled,
+                reason: Reason::Forbidden,
+                message: refusal.message.clone(),
+            };
+            unread = Some(kube::Error::Api(refusal));
+            (Observed::default(), Err(invalid))
+        }
+        Err(error) => return Err(error.into()),
+    };
     if let Ok(v) = &validated
         && observed.probe.place != Place::of(v)
     {
@@ -99,6 +115,9 @@ pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Re
     let status = status(object, &before, &outcome);
     if stands != Some(&status) {
         tell(&context, object, &before, status).await?;
+    }
+    if let Some(error) = unread {
+        return Err(error.into());
     }
     if let Some(error) = failed {
         return Err(error.into());

@@ -31,6 +31,20 @@ async fn a_forbidden_child_stalls_the_object_and_the_children_before_it_stand() 
     assert_eq!(world.word("Ready"), "True AllReady");
 }
 
+#[tokio::test]
+async fn a_secret_that_may_not_be_read_is_told_and_tried_again() {
+    let world = World::settled().await;
+    world.server.refuse("GET secrets/ads-pg-app", 403);
+    world.pass().await.unwrap_err();
+    assert_eq!(world.word("Stalled"), "True Forbidden");
+    assert_eq!(world.word("Ready"), "False Forbidden");
+
+    world.server.accept();
+    world.pass().await.unwrap();
+    assert_eq!(world.word("Stalled"), "absent");
+    assert_eq!(world.word("Ready"), "True AllReady");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_may_pass_by_itself_stalls_nothing_and_is_tried_again_after_twice_as_long() {
     for code in [409, 429, 500, 503] {
