@@ -2,7 +2,7 @@
 # install.sh: everything that the tests need beside Rust, Go and a C compiler; installed where it can be (Debian, root), named where it can't.
 set -euo pipefail
 
-packages=(postgresql redis-server jq curl openssl)
+packages=(postgresql redis-server curl openssl)
 [ "${1:-}" != cluster ] || packages+=(containerd runc containernetworking-plugins buildah mmdebstrap iproute2 nftables iptables conntrack)
 [ "${1:-}" != bench ] || packages+=(wrk binutils)
 

@@ -175,6 +175,24 @@ async fn a_role_without_rights_lacks_a_privilege() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_create_in_its_database_needs_nothing_more() {
+    let url = server().database().await;
+    let database = url.rsplit_once('/').unwrap().1;
+    let role = format!("modest_{database}");
+    execute(&url, &format!("CREATE ROLE {role} LOGIN PASSWORD 'modest'")).await;
+    execute(&url, &format!("GRANT CREATE ON DATABASE {database} TO {role}")).await;
+    let modest = ledger(
+        &format!("postgres://{role}:modest@{}", url.split_once('@').unwrap().1),
+        None,
+    );
+    modest.migrate().await.unwrap();
+    modest.check().await.unwrap();
+    modest.record(&[pair("u")]).await.unwrap();
+    modest.archive_batch(None, 10).await.unwrap();
+    modest.sweep(30).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_password_is_used_for_new_connections_while_it_runs() {
     let url = server().database().await;
     let role = format!("turned_{}", url.rsplit_once('/').unwrap().1);

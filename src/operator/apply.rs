@@ -97,7 +97,7 @@ pub(crate) async fn apply(
             complete: false,
         });
     }
-    let deployment = one.apply(&children.api).await?;
+    let deployment = one.apply_over(&children.api, standing).await?;
     one.apply(&children.pdb).await?;
     one.apply(&children.archive).await?;
     one.apply(&children.refresh).await?;
@@ -148,8 +148,14 @@ impl One<'_> {
 
     /// Applies one child, unless it was applied like this and stands as it stood then.
     async fn apply<K: Child>(&mut self, wanted: &K) -> Result<K, ApplyError> {
+        let standing = self.get(wanted).await?;
+        self.apply_over(wanted, standing).await
+    }
+
+    /// The same where it is known already what stands.
+    async fn apply_over<K: Child>(&mut self, wanted: &K, standing: Option<K>) -> Result<K, ApplyError> {
         let key = format!("{}/{}", K::kind(&()), wanted.name_any());
-        if let Some(standing) = self.get(wanted).await?
+        if let Some(standing) = standing
             && self.marks.get(&key) == Some(&mark(wanted, &standing))
         {
             return Ok(standing);
@@ -188,7 +194,7 @@ impl One<'_> {
             }
             Some(job) => Ok(Some(job)),
             None if done => Ok(None),
-            None => self.apply(wanted).await.map(Some),
+            None => self.apply_over(wanted, None).await.map(Some),
         }
     }
 }

@@ -63,7 +63,7 @@ pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Re
         return Ok(Action::await_change());
     }
     let uid = object.uid().unwrap_or_default();
-    let mut unread = None;
+    let mut failed: Option<ReconcileError> = None;
     let (mut observed, validated) = match context.observe(object).await {
         Ok(observed) => {
             let validated = validate(object, &observed);
@@ -76,7 +76,7 @@ pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Re
                 reason: Reason::Forbidden,
                 message: refusal.message.clone(),
             };
-            unread = Some(kube::Error::Api(refusal));
+            failed = Some(kube::Error::Api(refusal).into());
             (Observed::default(), Err(invalid))
         }
         Err(error) => return Err(error.into()),
@@ -91,7 +91,9 @@ pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Re
         Ok(v) => Some(bring_about(&context, v, &observed).await),
         Err(_) => None,
     };
-    let failed = applied.as_ref().and_then(|result| result.as_ref().err().cloned());
+    if let Some(Err(error)) = &applied {
+        failed = Some(error.clone().into());
+    }
     let rolls = matches!(&applied, Some(Ok(applied)) if !applied.is_rolled_out());
     let outcome = Outcome {
         validated: validated.as_ref(),
@@ -116,11 +118,8 @@ pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Re
     if stands != Some(&status) {
         tell(&context, object, &before, status).await?;
     }
-    if let Some(error) = unread {
-        return Err(error.into());
-    }
     if let Some(error) = failed {
-        return Err(error.into());
+        return Err(error);
     }
     context.metrics.reconciled(true);
     context.memories.with(&uid, |memory| memory.failures.clear());

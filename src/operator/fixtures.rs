@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::observed::Observed;
-use crate::crd::SegmentCounter;
+use super::observed::{Observed, PostgresFacts};
+use crate::{
+    crd::SegmentCounter,
+    ledger::{JobState, SchemaState},
+};
 
 fn observed() -> Observed {
     let secret = [
@@ -63,4 +66,17 @@ pub(super) fn full() -> (SegmentCounter, Observed) {
     let mut observed = observed();
     observed.tokens_secret = Some(BTreeMap::from([("tokens.yaml".to_owned(), b"tokens: []".to_vec())]));
     (object(&spec), observed)
+}
+
+/// A ledger whose schema is this version's, and whose jobs never ran.
+pub(super) fn facts() -> PostgresFacts {
+    PostgresFacts {
+        schema: SchemaState {
+            installed: Some(3),
+            expected: 3,
+        },
+        archive: JobState::default(),
+        refresh: JobState::default(),
+        server_version: "17.2".to_owned(),
+    }
 }

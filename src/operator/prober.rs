@@ -163,7 +163,7 @@ fn still(probe: &Probe, object: &SegmentCounter) -> (Probe, [bool; 2]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ledger::SchemaState, operator::fixtures, operator::observed::PostgresFacts};
+    use crate::operator::{fixtures, observed::PostgresFacts};
 
     #[test]
     fn a_server_that_does_not_answer_is_a_miss_only_where_it_did_before_and_a_refusal_never_is() {
@@ -172,17 +172,7 @@ mod tests {
             redis: vec![("node-0".to_owned(), Some(redis))],
             ..Probe::default()
         };
-        let facts = || {
-            Ok(PostgresFacts {
-                schema: SchemaState {
-                    installed: Some(1),
-                    expected: 1,
-                },
-                archive: JobState::default(),
-                refresh: JobState::default(),
-                server_version: String::new(),
-            })
-        };
+        let facts = || Ok(fixtures::facts());
         let away = || Err(LedgerError::Unreachable(String::new()));
         let refused = || Err(LedgerError::AuthenticationFailed(String::new()));
         let silent = || Err("no answer in time".to_owned());
@@ -202,13 +192,8 @@ mod tests {
                 ..JobState::default()
             };
             let facts = PostgresFacts {
-                schema: SchemaState {
-                    installed: Some(1),
-                    expected: 1,
-                },
-                archive: JobState::default(),
                 refresh,
-                server_version: String::new(),
+                ..fixtures::facts()
             };
             let probe = Probe {
                 postgres: Some(Ok(facts)),

@@ -146,6 +146,34 @@ async fn a_password_stands_in_no_request_but_the_one_that_makes_its_secret() {
 }
 
 #[tokio::test]
+async fn a_password_of_the_cache_that_was_deleted_is_made_anew_and_the_nodes_restart_with_it() {
+    let world = World::settled().await;
+    let credentials = || {
+        let nodes = world.server.get("statefulsets/ads-redis").unwrap();
+        nodes["spec"]["template"]["metadata"]["annotations"]["segmentcounter.io/credentials"].clone()
+    };
+    let before = (
+        world.server.get("secrets/ads-redis").unwrap()["data"].clone(),
+        credentials(),
+    );
+    world.server.delete("secrets/ads-redis");
+    world.pass().await.unwrap();
+    let after = (
+        world.server.get("secrets/ads-redis").unwrap()["data"].clone(),
+        credentials(),
+    );
+    assert_ne!(before.0, after.0);
+    assert!(after.1.is_string() && before.1 != after.1, "{before:?} {after:?}");
+
+    world.pass().await.unwrap();
+    assert_eq!(
+        credentials(),
+        after.1,
+        "the password that stands is the one that the nodes restart for"
+    );
+}
+
+#[tokio::test]
 async fn without_the_ledgers_secret_nothing_is_made_and_the_status_says_so() {
     let world = World::new(fixtures::minimal());
     world.server.delete("secrets/ads-pg-app");

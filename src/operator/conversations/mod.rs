@@ -21,7 +21,7 @@ use self::server::{Request, Server};
 use super::{
     apply::MANAGER,
     controller::{Guarded, ReconcileError, reconcile},
-    fixtures,
+    fixtures::{self, facts},
     memory::Memories,
     metrics::Metrics,
     observe::Context,
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     crd::{SegmentCounter, SegmentCounterStatus},
-    ledger::{JobState, LedgerError, SchemaState},
+    ledger::LedgerError,
 };
 
 /// The object, on the server.
@@ -196,19 +196,6 @@ fn operator(server: &Server, observed: &Observed) -> Arc<Context> {
         default_image: observed.default_image.clone(),
         memories: Memories::default(),
     })
-}
-
-/// A ledger whose schema is this version's, and whose jobs never ran.
-fn facts() -> PostgresFacts {
-    PostgresFacts {
-        schema: SchemaState {
-            installed: Some(3),
-            expected: 3,
-        },
-        archive: JobState::default(),
-        refresh: JobState::default(),
-        server_version: "17.2".to_owned(),
-    }
 }
 
 /// A ledger that can be logged in to, and has no tables.

@@ -23,8 +23,8 @@ async fn a_steady_object_costs_reads_alone() {
         let action = world.pass().await.unwrap();
         assert_eq!(action, Action::requeue(std::time::Duration::from_secs(600)));
         let asked = world.server.asked();
-        // The Secrets of the ledger and of the cache, each child and the migration; the Deployment also before it, and again at its turn.
-        assert_eq!(asked.len(), 2 + APPLIED.len() + 1 + 1);
+        // The Secrets of the ledger and of the cache, each child and the migration, each of them once.
+        assert_eq!(asked.len(), 2 + APPLIED.len() + 1);
         let writes: Vec<_> = asked
             .iter()
             .map(Request::short)

@@ -4,23 +4,16 @@ use k8s_openapi::api::apps::v1::DeploymentStatus;
 
 use super::*;
 use crate::{
-    ledger::{JobReport, LedgerError, SchemaState},
-    operator::{build, fixtures, observed::PostgresFacts, validate::validate},
+    ledger::{JobReport, LedgerError},
+    operator::{
+        build,
+        fixtures::{self, facts},
+        observed::PostgresFacts,
+        validate::validate,
+    },
 };
 
 const NOW: i64 = 1_800_000_000;
-
-fn facts() -> PostgresFacts {
-    PostgresFacts {
-        schema: SchemaState {
-            installed: Some(3),
-            expected: 3,
-        },
-        archive: JobState::default(),
-        refresh: JobState::default(),
-        server_version: "17.2".to_owned(),
-    }
-}
 
 /// Generation 5 of a Deployment of two, rolled out.
 fn rolled_out() -> DeploymentStatus {
