@@ -22,6 +22,8 @@ mod limits;
 mod malformed;
 #[path = "api/names.rs"]
 mod names;
+#[path = "api/removals.rs"]
+mod removals;
 mod support;
 #[path = "api/table.rs"]
 mod table;

@@ -1,4 +1,4 @@
-//! One suite for every ledger: the rules of counting, held against a model that is a plain map of (segment, user) to an instant.
+//! One suite for every ledger: the rules of counting, held against a model that is a plain map of (segment, user) to what stands.
 //!
 //! Each test runs over a SQLite file and over a real PostgreSQL (`support::postgres`), under the same name.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
@@ -11,6 +11,8 @@ mod jobs;
 mod model;
 #[path = "ledger/random.rs"]
 mod random;
+#[path = "ledger/removal.rs"]
+mod removal;
 #[path = "ledger/rules.rs"]
 mod rules;
 mod support;
@@ -37,6 +39,14 @@ for_every_ledger! {
     rules::rule_9_outcomes_are_exact,
     rules::rule_12_a_segment_exists_from_its_first_valid_pair_or_its_put,
     rules::rule_12_pairs_create_no_more_segments_than_the_limit,
+    removal::rule_10_a_removal_beats_what_was_observed_before_and_nothing_after,
+    removal::rule_10_a_removal_is_remembered_where_nobody_was_and_after_the_archive,
+    removal::rule_10_a_removal_that_the_snapshot_did_not_see_still_beats_a_late_pair,
+    removal::rule_10_a_pair_after_an_acknowledged_removal_always_counts,
+    removal::rule_10_every_change_of_that_kind_raises_the_epoch,
+    removal::rule_11_an_erased_user_is_nowhere_and_late_pairs_stay_out,
+    removal::rule_11_an_erasure_waits_for_writers_and_leaves_nothing_behind_among_them,
+    removal::a_deleted_segment_is_gone_at_once_and_its_rows_with_the_next_sweep,
     random::whatever_happens_every_answer_is_the_models,
     rules::pairs_from_the_far_past_are_expired_and_spoil_no_batch,
     rules::segments_are_listed_by_name_in_pages,

@@ -25,6 +25,8 @@ mod notices;
 mod real;
 #[path = "service/recording.rs"]
 mod recording;
+#[path = "service/removals.rs"]
+mod removals;
 mod support;
 #[path = "service/watched.rs"]
 mod watched;

@@ -60,6 +60,7 @@ pub(crate) fn head() -> OpenApi {
             tag("pairs", "Users seen in segments"),
             tag("counts", "How many users are in a segment"),
             tag("segments", "What segments there are, and their windows"),
+            tag("removals", "Taking users out of segments, and erasing them"),
             tag("admin", "Jobs and status"),
             tag("documents", "What there is"),
         ]))

@@ -15,6 +15,7 @@ mod name;
 mod pair;
 mod pairs;
 mod problem;
+mod removals;
 mod segments;
 mod tokens;
 
@@ -151,10 +152,13 @@ fn all_routes() -> Vec<UtoipaMethodRouter<Api>> {
     let mut all = vec![
         routes!(pairs::send),
         routes!(batch::send),
+        routes!(removals::many),
         routes!(counts::one),
         routes!(counts::many),
         routes!(segments::list),
-        routes!(segments::get, segments::put),
+        routes!(segments::get, segments::put, segments::delete),
+        routes!(removals::one),
+        routes!(removals::erase),
         routes!(admin::archive),
         routes!(admin::refresh),
         routes!(admin::status),

@@ -5,7 +5,7 @@ use axum::http::request::Parts;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::problem::{Kind, Problem};
-use crate::counting::SegmentName;
+use crate::counting::{SegmentName, UserId};
 
 /// What needs no encoding in a path's segment or a query's value.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -13,23 +13,56 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 /// The segment of a path, percent-decoded: `owner%2Frepo:dir` names `owner/repo:dir`.
 pub(crate) struct InPath(pub(crate) SegmentName);
 
+/// The user of a path.
+pub(crate) struct UserInPath(pub(crate) UserId);
+
+/// Segment and user of a path.
+pub(crate) struct MemberInPath(pub(crate) SegmentName, pub(crate) UserId);
+
 impl<S: Send + Sync> FromRequestParts<S> for InPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let malformed = || {
-            let detail = "the segment in the path is not percent-encoded UTF-8";
-            Problem::new(Kind::MalformedPath, detail).at("segment")
-        };
-        // Decoding leaves a broken escape as it stands, and the path would name what another one names properly.
-        if !is_encoded(parts.uri.path()) {
-            return Err(malformed());
-        }
-        let Path(text) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|_| malformed())?;
+        let text = decoded::<String, S>(parts, state, "segment").await?;
         segment("segment", text).map(Self)
     }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for UserInPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let text = decoded::<String, S>(parts, state, "user").await?;
+        user("user", text).map(Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for MemberInPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let (of, who) = decoded::<(String, String), S>(parts, state, "segment").await?;
+        Ok(Self(segment("segment", of)?, user("user", who)?))
+    }
+}
+
+async fn decoded<T, S>(parts: &mut Parts, state: &S, field: &'static str) -> Result<T, Problem>
+where
+    T: serde::de::DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    let malformed = || {
+        let detail = format!("the {field} in the path is not percent-encoded UTF-8");
+        Problem::new(Kind::MalformedPath, detail).at(field)
+    };
+    // Decoding leaves a broken escape as it stands, and the path would name what another one names properly.
+    if !is_encoded(parts.uri.path()) {
+        return Err(malformed());
+    }
+    let Path(text) = Path::<T>::from_request_parts(parts, state)
+        .await
+        .map_err(|_| malformed())?;
+    Ok(text)
 }
 
 /// A request whose route has no parameters and whose query is empty: one that is given all the same is a mistake of the client's.
@@ -59,6 +92,11 @@ pub(crate) fn encoded(name: &SegmentName) -> String {
 /// A segment's name in `field`.
 pub(crate) fn segment(field: &'static str, text: impl Into<Box<str>>) -> Result<SegmentName, Problem> {
     SegmentName::new(text).map_err(|error| Problem::invalid(field, error.to_string()))
+}
+
+/// A user's name in `field`.
+fn user(field: &'static str, text: impl Into<Box<str>>) -> Result<UserId, Problem> {
+    UserId::new(text).map_err(|error| Problem::invalid(field, error.to_string()))
 }
 
 /// The parameters of a query, of which only `known` ones may be there and each once; in the order of `known`.

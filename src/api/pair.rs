@@ -83,7 +83,7 @@ pub(crate) enum Status {
     Renewed,
     /// The user was in it, and stays exactly as long.
     Unchanged,
-    /// The pair is so old that its membership would have ended already.
+    /// Nothing was recorded; `reason` says why.
     Ignored,
 }
 
@@ -92,11 +92,11 @@ pub(crate) enum Status {
 pub(crate) struct PairRecorded {
     /// What it did.
     status: Status,
-    /// When the membership ends (of an ignored pair: when it would have ended).
+    /// When the membership ends (of an expired pair: when it would have ended).
     #[schema(value_type = Option<String>, format = DateTime)]
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<Timestamp>,
-    /// Why it was ignored.
+    /// Why it was ignored: `expired` (its membership would have ended already), `removed` or `erased` (the user was, after it was observed).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "expired")]
     reason: Option<&'static str>,
@@ -111,6 +111,8 @@ impl TryFrom<Recording> for PairRecorded {
             Outcome::Renewed => (Status::Renewed, None),
             Outcome::Unchanged => (Status::Unchanged, None),
             Outcome::Expired => (Status::Ignored, Some("expired")),
+            Outcome::Removed => (Status::Ignored, Some("removed")),
+            Outcome::Erased => (Status::Ignored, Some("erased")),
             Outcome::Refused(refusal) => return Err(Problem::refused(refusal)),
         };
         Ok(Self {

@@ -1,4 +1,4 @@
-//! `GET /v1/segments` and `GET`, `PUT /v1/segments/{segment}`.
+//! `GET /v1/segments` and `GET`, `PUT`, `DELETE /v1/segments/{segment}`.
 
 use std::borrow::Cow;
 
@@ -196,6 +196,31 @@ pub(crate) async fn put(
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
+}
+
+/// Delete a segment
+///
+/// With its members and its history. Its name is free at once: a pair or a PUT may create it anew, empty. Its rows are cleared away by the next archive.
+#[utoipa::path(
+    delete,
+    path = "/v1/segments/{segment}",
+    tag = "segments",
+    operation_id = "deleteSegment",
+    security(("token" = ["admin"])),
+    params(("segment" = String, Path, description = "The segment, percent-encoded")),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 404, description = "There is no such segment", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "The name cannot be", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "Not done; send it again after Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn delete(State(api): State<Api>, InPath(name): InPath, _: NoQuery) -> Result<StatusCode, Problem> {
+    if api.service().delete_segment(&name).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::no_segment(&name))
+    }
 }
 
 fn prove(api: &Api, name: SegmentName, settings: SegmentSettings<'_>) -> Result<NewSegment, Problem> {

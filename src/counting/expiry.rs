@@ -12,6 +12,8 @@ pub const MAX_WINDOW_SECONDS: i64 = 1_000_000_000;
 pub const MAX_RESOLUTION_SECONDS: i64 = 86_400;
 /// The most instants at which the members of one segment may leave (window / resolution): what a segment's counters may weigh.
 pub const MAX_BUCKETS: i64 = 10_000_000;
+/// The longest window of a segment or a pair where nothing else is said: a year, or the counter's own window where that is longer.
+pub const DEFAULT_MAX_TTL_SECONDS: i64 = 31_536_000;
 /// How far ahead of the database's clock a pair may have been observed: the clocks of honest clients differ by less.
 pub const MAX_FUTURE_SECONDS: i64 = 300;
 
@@ -26,6 +28,14 @@ pub enum RuleError {
     /// A resolution outside 1 ..= [`MAX_RESOLUTION_SECONDS`].
     #[error("is {0}: a resolution is 1 to {MAX_RESOLUTION_SECONDS} seconds")]
     Resolution(i64),
+    /// A window above the counter's longest one.
+    #[error("is {window_seconds}: the longest window here is {max_ttl_seconds} seconds (max_ttl_seconds)")]
+    TooLong {
+        /// The window, in seconds.
+        window_seconds: i64,
+        /// The longest one, in seconds.
+        max_ttl_seconds: i64,
+    },
     /// A window of more than [`MAX_BUCKETS`] resolutions.
     #[error(
         "is {window_seconds}, {} times the resolution of {resolution_seconds} seconds: at most {MAX_BUCKETS} times is allowed",
@@ -87,29 +97,51 @@ impl Resolution {
     }
 }
 
-/// What a counter counts by: the window of pairs that name none, and the resolution of all.
+/// What a counter counts by: the window of pairs that name none, the resolution of all, and the longest window that any may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     window: Window,
     resolution: Resolution,
+    max_ttl: Window,
 }
 
 impl Rules {
-    /// Rules of a window and a resolution that go together.
+    /// Rules of a window and a resolution that go together. The longest window is [`DEFAULT_MAX_TTL_SECONDS`], or `window` where that is longer.
     ///
     /// # Errors
     /// [`RuleError::TooManyBuckets`] where `window` is more than [`MAX_BUCKETS`] resolutions.
     pub fn new(window: Window, resolution: Resolution) -> Result<Self, RuleError> {
-        let rules = Self { window, resolution };
+        let max_ttl = Window(DEFAULT_MAX_TTL_SECONDS.max(window.0));
+        let rules = Self {
+            window,
+            resolution,
+            max_ttl,
+        };
         rules.admit(window)?;
         Ok(rules)
     }
 
-    /// Checks that `window` (of a segment or a pair) goes with the resolution.
+    /// The same, with another longest window.
     ///
     /// # Errors
-    /// [`RuleError::TooManyBuckets`] where it does not.
+    /// [`RuleError::TooLong`] where the counter's own window is longer.
+    pub fn with_max_ttl(self, max_ttl: Window) -> Result<Self, RuleError> {
+        let rules = Self { max_ttl, ..self };
+        rules.admit(self.window)?;
+        Ok(rules)
+    }
+
+    /// Checks that `window` (of a segment or a pair) goes with the longest one and with the resolution.
+    ///
+    /// # Errors
+    /// [`RuleError::TooLong`] and [`RuleError::TooManyBuckets`] where it does not.
     pub fn admit(&self, window: Window) -> Result<(), RuleError> {
+        if window > self.max_ttl {
+            return Err(RuleError::TooLong {
+                window_seconds: window.0,
+                max_ttl_seconds: self.max_ttl.0,
+            });
+        }
         if window.0 / self.resolution.0 > MAX_BUCKETS {
             return Err(RuleError::TooManyBuckets {
                 window_seconds: window.0,
@@ -130,6 +162,24 @@ impl Rules {
     pub fn resolution(&self) -> Resolution {
         self.resolution
     }
+
+    /// The longest window of a segment or a pair.
+    #[must_use]
+    pub fn max_ttl(&self) -> Window {
+        self.max_ttl
+    }
+
+    /// The window of a pair: its own, else its segment's, else the counter's. A segment's that was set while a longer one was allowed is cut.
+    #[must_use]
+    pub fn effective(&self, pair: Option<Window>, segment: Option<Window>) -> Window {
+        pair.or(segment).unwrap_or(self.window).min(self.max_ttl)
+    }
+
+    /// How long a removal or an erasure must be remembered: until whatever was observed before it would have ended, in microseconds.
+    #[must_use]
+    pub fn memory_micros(&self) -> i64 {
+        (self.max_ttl.0 + self.resolution.0) * MICROS
+    }
 }
 
 impl Default for Rules {
@@ -137,6 +187,7 @@ impl Default for Rules {
         Self {
             window: Window(DEFAULT_WINDOW_SECONDS),
             resolution: Resolution(DEFAULT_RESOLUTION_SECONDS),
+            max_ttl: Window(DEFAULT_MAX_TTL_SECONDS),
         }
     }
 }
@@ -185,6 +236,25 @@ mod tests {
             error.to_string().contains("10000001 times the resolution of 1 seconds"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn no_window_is_longer_than_the_longest() {
+        let window = |seconds| Window::from_seconds(seconds).unwrap();
+        let rules = Rules::new(window(600), Resolution::from_seconds(60).unwrap()).unwrap();
+        assert_eq!(rules.max_ttl(), window(DEFAULT_MAX_TTL_SECONDS));
+        let rules = rules.with_max_ttl(window(3_600)).unwrap();
+        assert_eq!(rules.admit(window(3_600)), Ok(()));
+        let error = rules.admit(window(3_601)).unwrap_err();
+        assert!(
+            error.to_string().contains("the longest window here is 3600 seconds"),
+            "{error}"
+        );
+        assert_eq!(rules.effective(None, Some(window(9_000))), window(3_600));
+        assert_eq!(rules.effective(Some(window(60)), Some(window(9_000))), window(60));
+        assert!(rules.with_max_ttl(window(599)).is_err());
+        let decades = Rules::new(window(315_360_000), Resolution::from_seconds(60).unwrap()).unwrap();
+        assert_eq!(decades.max_ttl(), window(315_360_000));
     }
 
     #[test]

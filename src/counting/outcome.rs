@@ -1,4 +1,4 @@
-//! What became of a pair: rule 9.
+//! What became of a pair: rules 9, 10 and 11.
 
 /// What recording one pair did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,6 +11,10 @@ pub enum Outcome {
     Unchanged,
     /// The pair's membership would have ended already: nothing was written but the segment itself.
     Expired,
+    /// A removal that was made after the pair was observed beats it: nothing was written but the segment itself.
+    Removed,
+    /// The user was erased after the pair was observed: nothing was written but the segment itself.
+    Erased,
     /// The pair was not taken; nothing was written.
     Refused(Refusal),
 }

@@ -1,4 +1,4 @@
-//! The pair that an application sends.
+//! The pair that an application sends, and the removal.
 
 use jiff::Timestamp;
 
@@ -30,6 +30,18 @@ impl Pair {
             }
         })
     }
+}
+
+/// A user to be taken out of a segment now.
+///
+/// It has no instant of its own: it is observed when the ledger records it, so that it ends whatever stands there then, beats every pair that
+/// says it was observed no later, and none that comes afterwards and says nothing or a later instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// Who.
+    pub user: UserId,
+    /// From where.
+    pub segment: SegmentName,
 }
 
 #[cfg(test)]

@@ -36,6 +36,12 @@ pub(super) const RESOLUTION_WITHIN_WINDOW: Rule = (
     "resolutionSeconds must be at most windowSeconds",
 );
 
+/// The counter's own window is a window like any other.
+pub(super) const WINDOW_WITHIN_MAX_TTL: Rule = (
+    "!has(self.maxTtlSeconds) || self.windowSeconds <= self.maxTtlSeconds",
+    "windowSeconds must be at most maxTtlSeconds",
+);
+
 /// Parsed as the API server parses a pod's.
 pub(super) const QUANTITIES: Rule = (
     "self.all(k, isQuantity(string(self[k])) && quantity(string(self[k])).compareTo(quantity('0')) >= 0)",

@@ -7,6 +7,7 @@ mod error;
 mod jobs;
 mod open;
 mod postgres;
+mod removal;
 mod sqlite;
 mod sqlx_error;
 mod types;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::counting::{Pair, SegmentId, SegmentName, Window};
+use crate::counting::{Pair, Removal, SegmentId, SegmentName, UserId, Window};
 
 pub use error::LedgerError;
 pub use jobs::{ArchiveBatch, ArchiveCursor, Job, JobId, JobReport, JobResult, JobState, Recount, Swept};
@@ -24,6 +25,7 @@ pub use open::{Location, LocationError, open};
 #[doc(hidden)]
 pub use postgres::recording_for_bench;
 pub use postgres::{PostgresLedger, PostgresOptions};
+pub use removal::{Erasure, RemovalOutcome, Removed};
 pub use sqlite::SqliteLedger;
 pub use types::{
     Count, NewSegment, PutSegment, Recorded, Recording, SchemaState, SegmentInfo, SegmentPage, Settings, TestClock,
@@ -34,7 +36,7 @@ pub type SharedLedger = Arc<dyn Ledger>;
 
 /// The database that holds the truth.
 ///
-/// Rules 1 to 9 and 12 of counting hold behind every method. A method that answers has committed; a method that fails has changed
+/// Rules 1 to 12 of counting hold behind every method. A method that answers has committed; a method that fails has changed
 /// nothing, or what it changed is safe to do again.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
@@ -58,6 +60,28 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     /// [`LedgerError`]
     async fn resolve(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, LedgerError>;
+
+    /// Takes users out of segments in one transaction; outcomes in the order of `removals`. At most [`Settings::max_batch`] of them.
+    ///
+    /// It raises the removal epoch: whoever answers pairs from memory must have let go of it before the answer goes out.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing is removed then, and doing it again is safe.
+    async fn remove(&self, removals: &[Removal]) -> Result<Removed, LedgerError>;
+
+    /// Deletes a segment: its name is free at once, its number is never given again. Its rows are cleared away by [`Ledger::sweep`]. `None`:
+    /// there is none. Raises the removal epoch.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn delete_segment(&self, name: &SegmentName) -> Result<Option<SegmentId>, LedgerError>;
+
+    /// Erases a user: suppresses what was observed before, waits for every older writer, deletes memberships and history, counters with
+    /// them. Raises the removal epoch. While it runs no pair of the user is recorded.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: the user stays suppressed until it is done again, which is safe.
+    async fn erase(&self, user: &UserId) -> Result<Erasure, LedgerError>;
 
     /// Counts segments in one statement with one `as_of`, in the order of `segments`; a segment that does not exist counts 0.
     ///
@@ -108,8 +132,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`LedgerError`]
     async fn archive_batch(&self, cursor: Option<ArchiveCursor>, limit: u32) -> Result<ArchiveBatch, LedgerError>;
 
-    /// Clears counters that ended before now - settle, and drops history and runs of jobs older than `keep_days`; of each job the newest run
-    /// and the newest success stay, however old they are.
+    /// Clears counters that ended before now - settle, the rows of deleted segments, suppressions that are spent, and history and runs of jobs
+    /// older than `keep_days`; of each job the newest run and the newest success stay, however old they are.
     ///
     /// # Errors
     /// [`LedgerError`]
@@ -160,7 +184,7 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// The window that holds for a segment now: its own, else the counter's.
     fn effective_window(&self, own: Option<Window>) -> Window {
-        own.unwrap_or_else(|| self.settings().rules.window())
+        self.settings().rules.effective(None, own)
     }
 
     /// Logs in with another password from now on; connections that are open stay. Nothing where there is no login.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::LedgerError;
-use crate::counting::{Outcome, Pair, Rules, SegmentId, SegmentName, Window};
+use crate::counting::{Outcome, Rules, SegmentId, SegmentName, Window};
 
 /// What a ledger is opened with.
 #[derive(Debug, Clone)]
@@ -29,11 +29,10 @@ impl Settings {
     ///
     /// # Errors
     /// [`LedgerError::Internal`]: a defect of the caller, who cuts what clients send.
-    pub(super) fn admit(&self, pairs: &[Pair]) -> Result<(), LedgerError> {
-        if pairs.len() > self.max_batch {
+    pub(super) fn admit(&self, pairs: usize) -> Result<(), LedgerError> {
+        if pairs > self.max_batch {
             return Err(LedgerError::Internal(format!(
-                "a batch of {} pairs, and at most {} are recorded at once",
-                pairs.len(),
+                "a batch of {pairs} pairs, and at most {} are recorded at once",
                 self.max_batch
             )));
         }
@@ -85,6 +84,8 @@ pub struct Recorded {
     pub pairs: Vec<Recording>,
     /// The segments whose count it changed, sorted, each once.
     pub changed: Vec<SegmentId>,
+    /// The removal epoch as it stood when the batch was recorded: removals, erasures, deletions and changed windows raise it.
+    pub epoch: i64,
 }
 
 /// What became of one pair.
@@ -106,6 +107,8 @@ pub struct Count {
     pub members: i64,
     /// The instant at which that is exact, by the database's clock.
     pub as_of: Timestamp,
+    /// Whether there is such a segment: it may have been deleted since its number was learnt.
+    pub exists: bool,
 }
 
 /// A segment to create or change. What is `None` is unset: a PUT replaces.

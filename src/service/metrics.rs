@@ -54,13 +54,15 @@ pub enum Level {
 }
 
 /// What a pair can do, as the label says it; see [`Metrics::pair`].
-const OUTCOMES: [&str; 6] = [
+const OUTCOMES: [&str; 8] = [
     "created",
     "renewed",
     "unchanged",
     "expired",
     "refused_future",
     "refused_limit",
+    "removed",
+    "erased",
 ];
 
 impl Level {
@@ -249,6 +251,8 @@ impl Metrics {
             Outcome::Expired => 3,
             Outcome::Refused(Refusal::ObservedInFuture) => 4,
             Outcome::Refused(Refusal::SegmentLimit) => 5,
+            Outcome::Removed => 6,
+            Outcome::Erased => 7,
         };
         self.by_outcome[index].inc();
     }

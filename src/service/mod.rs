@@ -12,6 +12,7 @@ mod maintenance;
 mod metrics;
 mod readiness;
 mod recorder;
+mod removals;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,9 +22,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{CacheError, NodeHealth, SharedCache};
-use crate::counting::{Pair, SegmentName};
+use crate::counting::{Pair, Removal, SegmentName, UserId};
 use crate::ledger::{
-    Job, JobReport, JobState, LedgerError, NewSegment, PutSegment, Recording, SegmentPage, SharedLedger,
+    Erasure, Job, JobReport, JobState, LedgerError, NewSegment, PutSegment, Recording, RemovalOutcome, SegmentPage,
+    SharedLedger,
 };
 
 pub use config::ServiceConfig;
@@ -37,6 +39,7 @@ use counter::Counter;
 use invalidator::Invalidator;
 use maintenance::Maintenance;
 use recorder::Recorder;
+use removals::Removals;
 
 /// How long a check of a dependency may take before it counts as failed; below the health server's limit on readiness (2.5 s), and above what a
 /// ledger waits for a connection in a check (PostgreSQL: 0.5 s for one of the pool, 1 s for one of its own), so that the answer is a reason.
@@ -49,6 +52,7 @@ pub struct Service {
     config: ServiceConfig,
     metrics: Arc<Metrics>,
     recorder: Recorder,
+    removals: Removals,
     counter: Arc<Counter>,
     maintenance: Maintenance,
     invalidator_stop: CancellationToken,
@@ -71,6 +75,7 @@ impl Service {
             Arc::clone(&metrics),
             invalidator_stop.clone(),
         );
+        let removals = Removals::new(Arc::clone(&ledger), told.clone(), Arc::clone(&metrics));
         let recorder = Recorder::start(Arc::clone(&ledger), told, Arc::clone(&metrics), &config);
         let maintenance = Maintenance {
             ledger: Arc::clone(&ledger),
@@ -84,6 +89,7 @@ impl Service {
             config,
             metrics,
             recorder,
+            removals,
             counter,
             maintenance,
             invalidator_stop,
@@ -145,12 +151,40 @@ impl Service {
             .await
     }
 
+    /// Takes users out of segments; outcomes in the order of `removals`. Whatever was observed before is beaten from then on, sent to whichever
+    /// replica; what is sent after the answer counts again.
+    ///
+    /// # Errors
+    /// [`ServiceError::Ledger`], [`ServiceError::ShuttingDown`]; doing it again is safe.
+    pub async fn remove(&self, removals: Vec<Removal>) -> Result<Vec<RemovalOutcome>, ServiceError> {
+        self.removals.remove(removals).await
+    }
+
+    /// Deletes a segment with its members and its history; false where there is none. Its name is free at once; its rows are cleared away by
+    /// the next archive.
+    ///
+    /// # Errors
+    /// As [`Service::remove`].
+    pub async fn delete_segment(&self, name: &SegmentName) -> Result<bool, ServiceError> {
+        let deleted = self.removals.delete_segment(name.clone()).await;
+        self.counter.forget(name);
+        deleted
+    }
+
+    /// Erases a user: nothing is left but a keyed hash that keeps late pairs out.
+    ///
+    /// # Errors
+    /// As [`Service::remove`]; the user may stay suppressed until it is done again.
+    pub async fn erase(&self, user: &UserId) -> Result<Erasure, ServiceError> {
+        self.removals.erase(user.clone()).await
+    }
+
     /// Creates a segment or changes its settings.
     ///
     /// # Errors
     /// [`ServiceError::Ledger`]
     pub async fn put_segment(&self, segment: &NewSegment) -> Result<PutSegment, ServiceError> {
-        Ok(self.ledger.put_segment(segment).await?)
+        self.removals.put_segment(segment.clone()).await
     }
 
     /// Segments with their counts, by name, those after `after`, at most `limit`.
@@ -216,7 +250,7 @@ impl Service {
 
     /// Takes nothing more, flushes and answers everything that it took, tells the cache, then closes the ledger. Safe to call twice.
     pub async fn shutdown(&self) {
-        self.recorder.stop().await;
+        tokio::join!(self.recorder.stop(), self.removals.stop());
         self.invalidator_stop.cancel();
         let invalidator = self.invalidator.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(invalidator) = invalidator

@@ -263,7 +263,7 @@ fn what_looks_wrong_and_is_right_is_taken() {
             200,
         ),
         (
-            post("/v1/pairs", r#"{"user_id":"u","segment":"s","ttl_seconds":600000000}"#),
+            post("/v1/pairs", r#"{"user_id":"u","segment":"s","ttl_seconds":31536000}"#),
             200,
         ),
         (

@@ -247,7 +247,7 @@ fn odd() -> Vec<Value> {
         "1969-12-31T23:59:59.9999999Z",
         "2000-01-01T00:00:00+14:00",
     ] {
-        for ttl in [1, 600_000_000] {
+        for ttl in [1, 31_536_000] {
             odd.push(json!({"user_id": at, "segment": "odd", "observed_at": at, "ttl_seconds": ttl}));
         }
         odd.push(json!({"user_id": at, "segment": "odd", "observed_at": at}));

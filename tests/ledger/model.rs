@@ -4,19 +4,36 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use segment_counter::counting::{Outcome, Pair, Refusal, Rules, Window, expires_at};
-use segment_counter::ledger::Recording;
+use segment_counter::ledger::{Recording, RemovalOutcome};
 
 use crate::world::{after, pair};
 
 pub const SECOND: i64 = 1_000_000;
+
+/// A membership, or the mark that a removal left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Member {
+    /// When it ends, in microseconds, archived or not; `None`: it was removed and has not come back.
+    pub end: Option<i64>,
+    /// When it was last removed, in microseconds.
+    pub removed: Option<i64>,
+}
+
+impl Member {
+    fn is_in(self, now: i64) -> bool {
+        self.end.is_some_and(|end| end > now)
+    }
+}
 
 #[derive(Debug)]
 pub struct Model {
     pub rules: Rules,
     /// Segments that exist, with their own windows.
     pub segments: BTreeMap<String, Option<Window>>,
-    /// (segment, user) to the end in microseconds, archived or not.
-    pub members: BTreeMap<(String, String), i64>,
+    /// By (segment, user).
+    pub members: BTreeMap<(String, String), Member>,
+    /// When users were erased, in microseconds.
+    pub erased: BTreeMap<String, i64>,
 }
 
 impl Model {
@@ -25,6 +42,7 @@ impl Model {
             rules,
             segments: BTreeMap::new(),
             members: BTreeMap::new(),
+            erased: BTreeMap::new(),
         }
     }
 
@@ -33,54 +51,99 @@ impl Model {
         let mut answers = vec![(Outcome::Unchanged, None); pairs.len()];
         let mut best: BTreeMap<(String, String), (i64, usize)> = BTreeMap::new();
         for (index, pair) in pairs.iter().enumerate() {
-            let observed = pair.observed_micros().unwrap_or(now);
-            if observed > now + 300 * SECOND {
-                answers[index] = (Outcome::Refused(Refusal::ObservedInFuture), None);
-                continue;
-            }
-            let segment = pair.segment.as_str().to_owned();
-            let own = *self.segments.entry(segment.clone()).or_default();
-            let window = pair.ttl.or(own).unwrap_or(self.rules.window());
-            let end = expires_at(observed, window, self.rules.resolution());
-            if end <= now {
-                answers[index] = (Outcome::Expired, Some(end));
-                continue;
-            }
-            let entry = best
-                .entry((segment, pair.user.as_str().to_owned()))
-                .or_insert((end, index));
-            if end > entry.0 {
-                *entry = (end, index);
+            match self.judge(pair, now) {
+                Err(answer) => answers[index] = answer,
+                Ok(end) => {
+                    let entry = best.entry(key(pair)).or_insert((end, index));
+                    if end > entry.0 {
+                        *entry = (end, index);
+                    }
+                }
             }
         }
         for (key, &(end, index)) in &best {
-            let old = self.members.get(key).copied();
-            answers[index].0 = match old {
+            let member = self.members.entry(key.clone()).or_default();
+            answers[index].0 = match member.end {
                 Some(old) if old >= end => Outcome::Unchanged,
-                Some(old) if old > now => Outcome::Renewed,
+                _ if member.is_in(now) => Outcome::Renewed,
                 _ => Outcome::Created,
             };
-            self.members.insert(key.clone(), old.map_or(end, |old| old.max(end)));
+            member.end = member.end.max(Some(end));
         }
         for (pair, answer) in pairs.iter().zip(&mut answers) {
             if matches!(answer.0, Outcome::Created | Outcome::Renewed | Outcome::Unchanged) {
-                answer.1 = self.members.get(&key(pair)).copied();
+                answer.1 = self.members.get(&key(pair)).and_then(|member| member.end);
             }
         }
         answers
+    }
+
+    /// When a pair's membership would end, or what becomes of it instead.
+    fn judge(&mut self, pair: &Pair, now: i64) -> Result<i64, (Outcome, Option<i64>)> {
+        let observed = pair.observed_micros();
+        if observed.is_some_and(|at| at > now + 300 * SECOND) {
+            return Err((Outcome::Refused(Refusal::ObservedInFuture), None));
+        }
+        let own = *self.segments.entry(pair.segment.as_str().to_owned()).or_default();
+        let window = pair
+            .ttl
+            .or(own)
+            .unwrap_or(self.rules.window())
+            .min(self.rules.max_ttl());
+        let end = expires_at(observed.unwrap_or(now), window, self.rules.resolution());
+        let not_after = |at: Option<i64>| at.is_some_and(|at| observed.is_some_and(|observed| observed <= at));
+        if end <= now {
+            Err((Outcome::Expired, Some(end)))
+        } else if not_after(self.erased.get(pair.user.as_str()).copied()) {
+            Err((Outcome::Erased, None))
+        } else if not_after(self.members.get(&key(pair)).and_then(|member| member.removed)) {
+            Err((Outcome::Removed, None))
+        } else {
+            Ok(end)
+        }
+    }
+
+    /// Takes a user out of a segment.
+    pub fn remove(&mut self, segment: &str, user: &str, now: i64) -> RemovalOutcome {
+        if !self.segments.contains_key(segment) {
+            return RemovalOutcome::NoSegment;
+        }
+        let member = self.members.entry((segment.to_owned(), user.to_owned())).or_default();
+        let was_in = member.is_in(now);
+        *member = Member {
+            end: None,
+            removed: member.removed.max(Some(now)),
+        };
+        if was_in {
+            RemovalOutcome::Removed
+        } else {
+            RemovalOutcome::NotMember
+        }
+    }
+
+    /// Erases a user.
+    pub fn erase(&mut self, user: &str, now: i64) {
+        self.members.retain(|(_, of), _| of != user);
+        self.erased.insert(user.to_owned(), now);
+    }
+
+    /// Deletes a segment; whether there was one.
+    pub fn delete_segment(&mut self, segment: &str) -> bool {
+        self.members.retain(|(of, _), _| of != segment);
+        self.segments.remove(segment).is_some()
     }
 
     pub fn count(&self, segment: &str, now: i64) -> i64 {
         let members = self
             .members
             .iter()
-            .filter(|((of, _), end)| of == segment && **end > now);
+            .filter(|((of, _), member)| of == segment && member.is_in(now));
         i64::try_from(members.count()).unwrap()
     }
 
     /// Every instant at which somebody leaves.
     pub fn ends(&self) -> Vec<i64> {
-        let mut ends: Vec<i64> = self.members.values().copied().collect();
+        let mut ends: Vec<i64> = self.members.values().filter_map(|member| member.end).collect();
         ends.sort_unstable();
         ends.dedup();
         ends

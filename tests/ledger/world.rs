@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use segment_counter::counting::{Pair, Resolution, Rules, SegmentId, SegmentName, UserId, Window};
+use segment_counter::counting::{Pair, Removal, Resolution, Rules, SegmentId, SegmentName, UserId, Window};
 use segment_counter::ledger::{Location, NewSegment, Settings, SharedLedger, TestClock, open};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 
@@ -111,18 +111,45 @@ impl Place {
 
     /// How many runs of jobs are remembered.
     pub async fn runs(&self) -> i64 {
+        self.number("SELECT count(*) FROM {base}.job_run").await
+    }
+
+    /// How many rows there are of memberships and marks.
+    pub async fn rows(&self) -> i64 {
+        self.number("SELECT count(*) FROM {lane}.membership").await
+    }
+
+    /// How many erased users are remembered.
+    pub async fn suppressions(&self) -> i64 {
+        self.number("SELECT count(*) FROM {base}.suppression").await
+    }
+
+    /// Whether anything of a user is left.
+    pub async fn mentions(&self, user: &str) -> bool {
+        let sql = format!(
+            "SELECT (SELECT count(*) FROM {{lane}}.membership WHERE user_id = '{user}')
+                  + (SELECT count(*) FROM {{lane}}.membership_history WHERE user_id = '{user}')"
+        );
+        self.number(&sql).await > 0
+    }
+
+    /// A number by a statement behind the ledger's back; `{base}` and `{lane}` stand for its schemas.
+    async fn number(&self, sql: &str) -> i64 {
         match self.kind {
             Kind::Sqlite => {
                 let mut connection = SqliteConnection::connect(&format!("sqlite://{}", self.file.display()))
                     .await
                     .unwrap();
-                let runs = sqlx::query_scalar("SELECT count(*) FROM job_run");
-                runs.fetch_one(&mut connection).await.unwrap()
+                let sql = sql.replace("{base}.", "").replace("{lane}.", "");
+                let number = sqlx::query_scalar(AssertSqlSafe(sql));
+                number.fetch_one(&mut connection).await.unwrap()
             }
             Kind::Postgres => {
                 let mut connection = PgConnection::connect(&self.url).await.unwrap();
-                let runs = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {}.job_run", self.schema)));
-                runs.fetch_one(&mut connection).await.unwrap()
+                let (base, lane) = (self.schema.clone(), format!("{}_lane_0", self.schema));
+                let sql = sql.replace("{base}", &base).replace("{lane}", &lane);
+                let number = sqlx::query_scalar(AssertSqlSafe(sql));
+                number.fetch_one(&mut connection).await.unwrap()
             }
         }
     }
@@ -179,6 +206,13 @@ pub fn pair(segment: &str, user: &str) -> Pair {
         segment: name(segment),
         observed_at: None,
         ttl: None,
+    }
+}
+
+pub fn removal(segment: &str, user: &str) -> Removal {
+    Removal {
+        user: UserId::new(user).unwrap(),
+        segment: name(segment),
     }
 }
 

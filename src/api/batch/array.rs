@@ -19,12 +19,12 @@ use crate::api::problem::{Kind, Problem};
 /// The most pairs of an array.
 const MAX_ITEMS: usize = 10_000;
 /// The largest array: 10,000 pairs of the longest names, with room for their times.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// Records every good pair of an array.
 pub(super) async fn send(api: &Api, headers: &HeaderMap, body: Body) -> Result<Totals, Problem> {
     let whole = body::whole(headers, body, MAX_BYTES, api.bodies()).await?;
-    let items = items(&whole.bytes)?;
+    let items = items(&whole.bytes, "pairs")?;
     let mut totals = Totals::default();
     let mut pairs = Vec::with_capacity(items.len());
     let mut places = Vec::with_capacity(items.len());
@@ -46,20 +46,21 @@ pub(super) async fn send(api: &Api, headers: &HeaderMap, body: Body) -> Result<T
     Ok(totals)
 }
 
-/// The items of an array, each as its text; counted while it is read, so that too many cost no more than the limit.
-fn items(bytes: &[u8]) -> Result<Vec<&RawValue>, Problem> {
+/// The items of an array of `what`, each as its text; counted while it is read, so that too many cost no more than the limit.
+pub(crate) fn items<'a>(bytes: &'a [u8], what: &str) -> Result<Vec<&'a RawValue>, Problem> {
     match bytes.trim_ascii_start().first() {
         None => {
-            return Err(Problem::new(
-                Kind::MalformedJson,
-                "the body is empty, and a JSON array of pairs is needed",
-            ));
+            let detail = format!("the body is empty, and a JSON array of {what} is needed");
+            return Err(Problem::new(Kind::MalformedJson, detail));
         }
         Some(b'[') => {}
         Some(_) => {
-            let detail =
-                "a JSON array of pairs is needed; send one pair to /v1/pairs, and lines as application/x-ndjson";
-            return Err(Problem::invalid("", detail));
+            let hint = if what == "pairs" {
+                "; send one pair to /v1/pairs, and lines as application/x-ndjson"
+            } else {
+                ""
+            };
+            return Err(Problem::invalid("", format!("a JSON array of {what} is needed{hint}")));
         }
     }
     let mut parser = serde_json::Deserializer::from_slice(bytes);
@@ -68,10 +69,15 @@ fn items(bytes: &[u8]) -> Result<Vec<&RawValue>, Problem> {
         .and_then(|items| parser.end().map(|()| items));
     read.map_err(|error| {
         if error.classify() == Category::Data {
-            let detail = format!("an array holds at most {MAX_ITEMS} pairs; nothing of it was taken: send parts, or a stream of application/x-ndjson");
+            let detail = format!(
+                "an array holds at most {MAX_ITEMS} {what}; nothing of it was taken: send it in parts, or pairs as a stream of application/x-ndjson"
+            );
             return Problem::new(Kind::TooManyItems, detail);
         }
-        Problem::new(Kind::MalformedJson, clip(&error.to_string())).with("line", error.line()).with("column", error.column())
+        let (line, column) = (error.line(), error.column());
+        Problem::new(Kind::MalformedJson, clip(&error.to_string()))
+            .with("line", line)
+            .with("column", column)
     })
 }
 
@@ -102,19 +108,22 @@ mod tests {
 
     #[test]
     fn an_array_is_split_and_counted() {
-        assert_eq!(items(br#" [{"a":"]"}, 5 ,[1,2]]"#).unwrap().len(), 3);
-        assert!(items(b"[]").unwrap().is_empty());
+        assert_eq!(items(br#" [{"a":"]"}, 5 ,[1,2]]"#, "pairs").unwrap().len(), 3);
+        assert!(items(b"[]", "pairs").unwrap().is_empty());
         let many = format!("[{}0]", "0,".repeat(MAX_ITEMS - 1));
-        assert_eq!(items(many.as_bytes()).unwrap().len(), MAX_ITEMS);
+        assert_eq!(items(many.as_bytes(), "pairs").unwrap().len(), MAX_ITEMS);
         let too_many = format!("[{}0]", "0,".repeat(MAX_ITEMS));
-        assert_eq!(items(too_many.as_bytes()).unwrap_err().kind, Kind::TooManyItems);
+        assert_eq!(
+            items(too_many.as_bytes(), "pairs").unwrap_err().kind,
+            Kind::TooManyItems
+        );
         for broken in ["[", "[1,]", "[1 2]", "[1]]", "[1", ""] {
             assert_eq!(
-                items(broken.as_bytes()).unwrap_err().kind,
+                items(broken.as_bytes(), "pairs").unwrap_err().kind,
                 Kind::MalformedJson,
                 "{broken}"
             );
         }
-        assert_eq!(items(b"{}").unwrap_err().kind, Kind::InvalidField);
+        assert_eq!(items(b"{}", "pairs").unwrap_err().kind, Kind::InvalidField);
     }
 }

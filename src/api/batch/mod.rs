@@ -18,6 +18,8 @@ use super::pairs::unsupported_type;
 use super::problem::{Problem, ProblemBody};
 use totals::Totals;
 
+pub(crate) use array::{MAX_BYTES, items};
+
 /// Send many pairs
 ///
 /// As a JSON array of at most 10,000 pairs, or as NDJSON (`application/x-ndjson`: one pair a line, at most 4 KiB each) of any length; either may be

@@ -32,7 +32,7 @@ pub(crate) struct Totals {
     renewed: u64,
     /// Pairs that changed nothing.
     unchanged: u64,
-    /// Pairs so old that their membership would have ended already.
+    /// Pairs so old that their membership would have ended already, or that a removal or an erasure came after.
     ignored: u64,
     /// Good pairs that the ledger did not take: observed in the future, or in one new segment too many.
     refused: u64,
@@ -83,7 +83,7 @@ impl Totals {
             Outcome::Created => self.created += 1,
             Outcome::Renewed => self.renewed += 1,
             Outcome::Unchanged => self.unchanged += 1,
-            Outcome::Expired => self.ignored += 1,
+            Outcome::Expired | Outcome::Removed | Outcome::Erased => self.ignored += 1,
             Outcome::Refused(refusal) => {
                 self.refused += 1;
                 self.error(place, Problem::refused(refusal));

@@ -8,27 +8,38 @@ const BLOCKS: i64 = 4_096;
 /// How many counters one statement of the sweep clears.
 const SWEEP_CHUNK: i64 = 10_000;
 
-/// Moves up to `$5` rows of the heap blocks `$3` to `$4` that ended before now - `$2` µs.
+/// Moves up to `$5` rows of the heap blocks `$3` to `$4` that ended before now - `$2` µs; `$6`: how long a removal is remembered (µs).
 ///
 /// Walks the heap by TID ranges, since there is no index on expires_at. A locked row is being renewed: left alone. A row that was
-/// renewed while we waited is checked again under its lock. Answers how many were moved, and the last block moved from.
+/// renewed while we waited is checked again under its lock. A row that also bears a removal stays as its mark until that is spent; a mark alone
+/// (which ended at the epoch) is no membership and goes into no history.
+///
+/// Answers how many memberships were moved, how many rows were dealt with, and the last block of those.
 const MOVE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT coalesce($1, clock_timestamp()) AS now
 ), ended AS MATERIALIZED (
-  SELECT m.ctid AS tid FROM "{lane}".membership m
+  SELECT m.ctid AS tid, m.segment_id, m.user_id, m.expires_at,
+         m.removed_at IS NULL OR m.removed_at <= (SELECT now FROM instant) - $6 * interval '1 microsecond' AS spent
+    FROM "{lane}".membership m
    WHERE m.ctid >= format('(%s,0)', $3)::tid AND m.ctid < format('(%s,0)', $4)::tid
      AND m.expires_at <= (SELECT now FROM instant) - $2 * interval '1 microsecond'
+     AND (m.expires_at > timestamptz 'epoch' OR m.removed_at <= (SELECT now FROM instant) - $6 * interval '1 microsecond')
    LIMIT $5
    FOR UPDATE SKIP LOCKED
 ), gone AS (
-  DELETE FROM "{lane}".membership m USING ended e WHERE m.ctid = e.tid
+  DELETE FROM "{lane}".membership m USING ended e WHERE m.ctid = e.tid AND e.spent
   RETURNING m.segment_id, m.user_id, m.expires_at, e.tid
+), marks AS (
+  UPDATE "{lane}".membership m SET expires_at = timestamptz 'epoch', prev_expires_at = NULL FROM ended e WHERE m.ctid = e.tid AND NOT e.spent
+  RETURNING e.segment_id, e.user_id, e.expires_at, e.tid
+), dealt_with AS MATERIALIZED (
+  SELECT * FROM gone UNION ALL SELECT * FROM marks
 ), kept AS (
   INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
-  SELECT g.segment_id, g.user_id, g.expires_at, i.now FROM gone g, instant i
+  SELECT d.segment_id, d.user_id, d.expires_at, i.now FROM dealt_with d, instant i WHERE d.expires_at > timestamptz 'epoch'
 )
-SELECT count(*), coalesce(max((tid::text::point)[0])::bigint, 0) FROM gone
+SELECT count(*) FILTER (WHERE expires_at > timestamptz 'epoch'), count(*), coalesce(max((tid::text::point)[0])::bigint, 0) FROM dealt_with
 "#;
 
 impl PostgresLedger {
@@ -41,12 +52,13 @@ impl PostgresLedger {
         partitions::ensure(self, &mut session).await?;
         let from = cursor.map_or(0, |cursor| cursor.position);
         let to = from + BLOCKS;
-        let (moved, last): (i64, i64) = sqlx::query_as(self.sql(MOVE))
+        let (moved, dealt_with, last): (i64, i64, i64) = sqlx::query_as(self.sql(MOVE))
             .bind(self.clock())
             .bind(self.settle_micros())
             .bind(from)
             .bind(to)
             .bind(i64::from(limit))
+            .bind(self.settings.rules.memory_micros() + self.settle_micros())
             .fetch_one(&mut *session)
             .await?;
         let blocks: i64 =
@@ -55,7 +67,7 @@ impl PostgresLedger {
                 .fetch_one(&mut *session)
                 .await?;
         // A full batch may have left rows of its last block behind: it goes on in that block.
-        let position = if moved >= i64::from(limit) { last } else { to };
+        let position = if dealt_with >= i64::from(limit) { last } else { to };
         let next = (position < blocks).then_some(ArchiveCursor { lane: 0, position });
         Ok(ArchiveBatch { moved, next })
     }
@@ -90,6 +102,13 @@ impl PostgresLedger {
                 }
             }
         }
+        self.clear_deleted().await?;
+        sqlx::query(
+            self.sql("DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())"),
+        )
+        .bind(self.clock())
+        .execute(&self.pool)
+        .await?;
         self.forget_runs(keep_days).await?;
         let partitions = partitions::drop_past(self, keep_days).await?;
         Ok(Swept { counters, partitions })

@@ -204,7 +204,15 @@ impl PostgresLedger {
 
     /// The tables that serving writes.
     fn tables(&self) -> Vec<String> {
-        let base = ["segment", "job_run"].map(|table| format!("\"{}\".{table}", self.base));
+        let base = [
+            "segment",
+            "job_run",
+            "removal_epoch",
+            "segment_deleted",
+            "suppression",
+            "suppression_key",
+        ]
+        .map(|table| format!("\"{}\".{table}", self.base));
         let lane = ["membership", "segment_bucket", "segment_span"].map(|table| format!("\"{}\".{table}", self.lane));
         base.into_iter().chain(lane).collect()
     }

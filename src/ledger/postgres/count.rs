@@ -29,7 +29,8 @@ WITH instant AS MATERIALIZED (
 SELECT i.micros,
   coalesce((SELECT sum(b.members) FROM "{lane}".segment_bucket b
              WHERE b.segment_id = s.id AND b.expires_at > i.now AND b.expires_at <= i.edge), 0)::bigint
-  + coalesce((SELECT sum(p.members) FROM "{lane}".segment_span p WHERE p.segment_id = s.id AND p.span_end > i.edge), 0)::bigint
+  + coalesce((SELECT sum(p.members) FROM "{lane}".segment_span p WHERE p.segment_id = s.id AND p.span_end > i.edge), 0)::bigint,
+  EXISTS (SELECT FROM "{base}".segment g WHERE g.id = s.id)
   FROM unnest($2::bigint[]) WITH ORDINALITY AS s(id, ordinal), instant i
  ORDER BY s.ordinal
 "#;
@@ -37,7 +38,7 @@ SELECT i.micros,
 impl PostgresLedger {
     pub(super) async fn count_segments(&self, segments: &[SegmentId]) -> Result<Vec<Count>, LedgerError> {
         let ids: Vec<i64> = segments.iter().map(|segment| segment.0).collect();
-        let rows: Vec<(i64, i64)> = sqlx::query_as(self.sql.count.clone())
+        let rows: Vec<(i64, i64, bool)> = sqlx::query_as(self.sql.count.clone())
             .bind(self.clock())
             .bind(&ids)
             .fetch_all(&self.pool)
@@ -45,11 +46,12 @@ impl PostgresLedger {
         segments
             .iter()
             .zip(rows)
-            .map(|(&segment, (at, members))| {
+            .map(|(&segment, (at, members, exists))| {
                 Ok(Count {
                     segment,
-                    members,
+                    members: if exists { members } else { 0 },
                     as_of: timestamp(at)?,
+                    exists,
                 })
             })
             .collect()

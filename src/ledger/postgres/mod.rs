@@ -7,10 +7,13 @@
 mod archive;
 mod connect;
 mod count;
+mod deleted;
+mod erase;
 mod jobs;
 mod partitions;
 mod record;
 mod recount;
+mod remove;
 mod schema;
 mod segments;
 
@@ -21,10 +24,10 @@ use quick_cache::sync::Cache as IdCache;
 use sqlx::PgPool;
 
 use super::{
-    ArchiveBatch, ArchiveCursor, Count, Job, JobId, JobReport, JobResult, JobState, Ledger, LedgerError, NewSegment,
-    PutSegment, Recorded, Recount, SchemaState, SegmentInfo, SegmentPage, Settings, Swept,
+    ArchiveBatch, ArchiveCursor, Count, Erasure, Job, JobId, JobReport, JobResult, JobState, Ledger, LedgerError,
+    NewSegment, PutSegment, Recorded, Recount, Removed, SchemaState, SegmentInfo, SegmentPage, Settings, Swept,
 };
-use crate::counting::{Pair, SegmentId, SegmentName};
+use crate::counting::{Pair, Removal, SegmentId, SegmentName, UserId};
 
 pub use connect::PostgresOptions;
 
@@ -41,7 +44,7 @@ pub struct PostgresLedger {
     /// The schema of the lane.
     lane: String,
     sql: Statements,
-    /// Numbers never change while a segment exists, so that a hit is always right.
+    /// The number of a segment that was deleted is found out by the statement that it is sent with.
     ids: IdCache<SegmentName, SegmentId>,
     /// What the last look at a database that gave no connection found.
     probe: connect::Probe,
@@ -50,7 +53,8 @@ pub struct PostgresLedger {
 /// The statements of the hot paths, with the schemas' names filled in once.
 #[derive(Debug)]
 struct Statements {
-    record: sqlx::SqlStr,
+    record_distinct: sqlx::SqlStr,
+    record_any: sqlx::SqlStr,
     count: sqlx::SqlStr,
     resolve: sqlx::SqlStr,
 }
@@ -63,9 +67,10 @@ impl PostgresLedger {
     pub fn open(options: &PostgresOptions, settings: Settings) -> Result<Self, LedgerError> {
         let base = options.schema().to_owned();
         let lane = format!("{base}_lane_0");
-        let fill = |text: &str| sqlx::AssertSqlSafe(text.replace("{base}", &base).replace("{lane}", &lane));
+        let fill = |text: &str| sqlx::AssertSqlSafe(fill_in(text, &base, &lane));
         let sql = Statements {
-            record: sqlx::SqlSafeStr::into_sql_str(fill(record::SQL)),
+            record_distinct: sqlx::SqlSafeStr::into_sql_str(fill(&record::distinct())),
+            record_any: sqlx::SqlSafeStr::into_sql_str(fill(&record::any())),
             count: sqlx::SqlSafeStr::into_sql_str(fill(count::SQL)),
             resolve: sqlx::SqlSafeStr::into_sql_str(fill(segments::RESOLVE)),
         };
@@ -88,7 +93,7 @@ impl PostgresLedger {
 
     /// A statement with the schemas' names filled in. Both are proven identifiers, so the text is as safe as the constant it was.
     fn sql(&self, text: &str) -> sqlx::AssertSqlSafe<String> {
-        sqlx::AssertSqlSafe(text.replace("{base}", &self.base).replace("{lane}", &self.lane))
+        sqlx::AssertSqlSafe(fill_in(text, &self.base, &self.lane))
     }
 
     /// The value of `$clock`: null, but in the conformance suite.
@@ -110,9 +115,15 @@ pub fn recording_for_bench(options: &PostgresOptions, settings: &Settings) -> (S
     let lane = format!("{base}_lane_0");
     let session = options.connect_options(settings);
     (
-        record::SQL.replace("{base}", base).replace("{lane}", &lane),
+        fill_in(&record::distinct(), base, &lane),
         session.get_options().unwrap_or_default().to_owned(),
     )
+}
+
+fn fill_in(text: &str, base: &str, lane: &str) -> String {
+    text.replace("{base}", base)
+        .replace("{lane}", lane)
+        .replace("{number}", "0")
 }
 
 /// A timestamp from what the statements answer: microseconds since the epoch.
@@ -133,6 +144,18 @@ impl Ledger for PostgresLedger {
 
     async fn record(&self, pairs: &[Pair]) -> Result<Recorded, LedgerError> {
         self.explain(self.record_batch(pairs).await).await
+    }
+
+    async fn remove(&self, removals: &[Removal]) -> Result<Removed, LedgerError> {
+        self.explain(self.remove_batch(removals).await).await
+    }
+
+    async fn delete_segment(&self, name: &SegmentName) -> Result<Option<SegmentId>, LedgerError> {
+        self.explain(self.mark_deleted(name).await).await
+    }
+
+    async fn erase(&self, user: &UserId) -> Result<Erasure, LedgerError> {
+        self.explain(self.erase_user(user).await).await
     }
 
     async fn resolve(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, LedgerError> {

@@ -65,7 +65,7 @@ impl PostgresLedger {
         partitions::ensure(self, &mut session).await?;
         sqlx::query(self.sql(
             r#"WITH point AS (
-                 INSERT INTO "{base}".segment_history (segment_id, at, members) VALUES ($1, $3, $2)
+                 INSERT INTO "{base}".segment_history (segment_id, at, members) SELECT id, $3, $2 FROM "{base}".segment WHERE id = $1
                )
                UPDATE "{base}".segment SET recounted_at = $3 WHERE id = $1"#,
         ))

@@ -60,7 +60,7 @@ impl Row {
 
 impl PostgresLedger {
     /// The segment of each pair, created where a valid pair names it first; `None`: only refused pairs name it, or the limit is reached.
-    pub(super) async fn segments_of(&self, pairs: &[Pair]) -> Result<Vec<Option<SegmentId>>, LedgerError> {
+    pub(super) async fn segments_of(&self, pairs: &[&Pair]) -> Result<Vec<Option<SegmentId>>, LedgerError> {
         let mut found: Vec<Option<SegmentId>> = pairs.iter().map(|pair| self.ids.get(&pair.segment)).collect();
         let mut absent: BTreeMap<&SegmentName, Option<i64>> = BTreeMap::new();
         for (pair, _) in pairs.iter().zip(&found).filter(|(_, id)| id.is_none()) {
@@ -115,33 +115,26 @@ impl PostgresLedger {
             .await?;
         let found: HashMap<String, SegmentId> = rows.into_iter().map(|(name, id)| (name, SegmentId(id))).collect();
         for name in names {
-            if let Some(&id) = found.get(name.as_str()) {
-                self.ids.insert((*name).clone(), id);
+            match found.get(name.as_str()) {
+                Some(&id) => self.ids.insert((*name).clone(), id),
+                None => {
+                    self.ids.remove(*name);
+                }
             }
         }
         Ok(found)
     }
 
+    /// Asks every time: who counts remembers numbers too, and comes here to learn whether they still stand.
     pub(super) async fn resolve_names(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, LedgerError> {
-        let mut found: Vec<Option<SegmentId>> = names.iter().map(|name| self.ids.get(name)).collect();
-        let absent: Vec<&SegmentName> = names
-            .iter()
-            .zip(&found)
-            .filter(|(_, id)| id.is_none())
-            .map(|(name, _)| name)
-            .collect();
-        if absent.is_empty() {
-            return Ok(found);
-        }
-        let numbers = self.look_up(&absent).await?;
-        for (name, id) in names.iter().zip(&mut found).filter(|(_, id)| id.is_none()) {
-            *id = numbers.get(name.as_str()).copied();
-        }
-        Ok(found)
+        let asked: Vec<&SegmentName> = names.iter().collect();
+        let numbers = self.look_up(&asked).await?;
+        Ok(names.iter().map(|name| numbers.get(name.as_str()).copied()).collect())
     }
 
     pub(super) async fn upsert_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError> {
         // xmax is 0 exactly in a row that this statement inserted.
+        let mut transaction = self.pool.begin().await?;
         let created: bool = sqlx::query_scalar(self.sql(
             r#"INSERT INTO "{base}".segment AS s (name, window_seconds, description, from_pair, created_at)
                VALUES ($2, $3, $4, false, coalesce($1, clock_timestamp()))
@@ -152,14 +145,39 @@ impl PostgresLedger {
         .bind(segment.name.as_str())
         .bind(segment.window.map(Window::seconds))
         .bind(segment.description.as_deref())
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *transaction)
         .await?;
+        // A pair that was known to change nothing may change something by another window.
+        self.raise_epoch(&mut transaction).await?;
+        transaction.commit().await?;
         match self.one_segment(&segment.name).await? {
             Some(segment) => Ok(PutSegment { created, segment }),
             None => Err(LedgerError::Internal(
                 "a segment vanished right after it was put".to_owned(),
             )),
         }
+    }
+
+    /// The name is free from the commit on; the rows are cleared away later, by [`PostgresLedger::clear_deleted`].
+    pub(super) async fn mark_deleted(&self, name: &SegmentName) -> Result<Option<SegmentId>, LedgerError> {
+        let mut transaction = self.pool.begin().await?;
+        let id: Option<i64> = sqlx::query_scalar(self.sql(
+            r#"WITH gone AS (
+                 DELETE FROM "{base}".segment WHERE name = $2 RETURNING id, lane
+               )
+               INSERT INTO "{base}".segment_deleted (id, lane, deleted_at) SELECT id, lane, coalesce($1, clock_timestamp()) FROM gone
+               RETURNING id"#,
+        ))
+        .bind(self.clock())
+        .bind(name.as_str())
+        .fetch_optional(&mut *transaction)
+        .await?;
+        if id.is_some() {
+            self.raise_epoch(&mut transaction).await?;
+        }
+        transaction.commit().await?;
+        self.ids.remove(name);
+        Ok(id.map(SegmentId))
     }
 
     pub(super) async fn one_segment(&self, name: &SegmentName) -> Result<Option<SegmentInfo>, LedgerError> {

@@ -20,10 +20,10 @@ impl SqliteLedger {
         let ids: Vec<i64> = segments.iter().map(|segment| segment.0).collect();
         let sql = format!(
             "WITH {}, s AS (SELECT e.key AS ordinal, e.value AS id FROM json_each(?2) e)
-             SELECT i.now, {MEMBERS} FROM s, instant i ORDER BY s.ordinal",
+             SELECT i.now, {MEMBERS}, EXISTS (SELECT 1 FROM segment g WHERE g.id = s.id) FROM s, instant i ORDER BY s.ordinal",
             instant()
         );
-        let rows: Vec<(i64, i64)> = sqlx::query_as(text(sql))
+        let rows: Vec<(i64, i64, bool)> = sqlx::query_as(text(sql))
             .bind(self.clock())
             .bind(json(&ids)?)
             .fetch_all(&self.readers)
@@ -31,11 +31,12 @@ impl SqliteLedger {
         segments
             .iter()
             .zip(rows)
-            .map(|(&segment, (at, members))| {
+            .map(|(&segment, (at, members, exists))| {
                 Ok(Count {
                     segment,
-                    members,
+                    members: if exists { members } else { 0 },
                     as_of: timestamp(at)?,
+                    exists,
                 })
             })
             .collect()

@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::record::span_end;
+use super::counters::span_end;
 use super::{NOW, SPAN, SqliteLedger, text, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError, Recount, Swept};
@@ -23,36 +23,51 @@ impl SqliteLedger {
         let from = cursor.map_or(0, |cursor| cursor.position);
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let now = self.instant(&mut transaction).await?;
-        let (until, end): (i64, i64) = sqlx::query_as(
-            "SELECT coalesce(max(id), 0), (SELECT coalesce(max(id), 0) FROM membership)
-               FROM (SELECT id FROM membership WHERE id > ?1 AND id <= ?1 + ?2 AND expires_at <= ?3 ORDER BY id LIMIT ?4)",
+        // A row that also bears a removal stays as its mark until that is spent; a mark alone is no membership and goes into no history.
+        let spent = now - self.settings.rules.memory_micros() - self.settle_micros();
+        let (until, dealt_with, end): (i64, i64, i64) = sqlx::query_as(
+            "SELECT coalesce(max(id), 0), count(*), (SELECT coalesce(max(id), 0) FROM membership)
+               FROM (SELECT id FROM membership WHERE id > ?1 AND id <= ?1 + ?2 AND expires_at <= ?3 AND (expires_at > 0 OR removed_at <= ?5)
+                      ORDER BY id LIMIT ?4)",
         )
         .bind(from)
         .bind(ROWS)
         .bind(now - self.settle_micros())
         .bind(i64::from(limit))
+        .bind(spent)
         .fetch_one(&mut *transaction)
         .await?;
-        sqlx::query(
+        let moved = sqlx::query(
             "INSERT INTO membership_history (segment_id, user_id, expires_at, archived_at)
-             SELECT segment_id, user_id, expires_at, ?4 FROM membership WHERE id > ?1 AND id <= ?2 AND expires_at <= ?3",
+             SELECT segment_id, user_id, expires_at, ?4 FROM membership WHERE id > ?1 AND id <= ?2 AND expires_at <= ?3 AND expires_at > 0",
         )
         .bind(from)
         .bind(until)
         .bind(now - self.settle_micros())
         .bind(now)
         .execute(&mut *transaction)
-        .await?;
-        let moved = sqlx::query("DELETE FROM membership WHERE id > ?1 AND id <= ?2 AND expires_at <= ?3")
-            .bind(from)
-            .bind(until)
-            .bind(now - self.settle_micros())
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
+        .await?
+        .rows_affected();
+        for settled in [
+            "DELETE FROM membership WHERE id > ?1 AND id <= ?2 AND expires_at <= ?3 AND (removed_at IS NULL OR removed_at <= ?4)",
+            "UPDATE membership SET expires_at = 0, prev_expires_at = NULL
+              WHERE id > ?1 AND id <= ?2 AND expires_at <= ?3 AND expires_at > 0 AND removed_at > ?4",
+        ] {
+            sqlx::query(settled)
+                .bind(from)
+                .bind(until)
+                .bind(now - self.settle_micros())
+                .bind(spent)
+                .execute(&mut *transaction)
+                .await?;
+        }
         transaction.commit().await?;
         let moved = i64::try_from(moved).unwrap_or(i64::MAX);
-        let position = if moved >= i64::from(limit) { until } else { from + ROWS };
+        let position = if dealt_with >= i64::from(limit) {
+            until
+        } else {
+            from + ROWS
+        };
         Ok(ArchiveBatch {
             moved,
             next: (position < end).then_some(ArchiveCursor { lane: 0, position }),
@@ -87,6 +102,11 @@ impl SqliteLedger {
                 .execute(&self.writer)
                 .await?;
         }
+        self.clear_deleted().await?;
+        sqlx::query(text(format!("DELETE FROM suppression WHERE suppressed_until <= {NOW}")))
+            .bind(self.clock())
+            .execute(&self.writer)
+            .await?;
         self.forget_runs(i64::from(keep_days) * DAY).await?;
         Ok(Swept {
             counters,
@@ -121,12 +141,14 @@ impl SqliteLedger {
             .collect();
         let drift = mend("segment_bucket", "expires_at", segment, now, &truth, &mut transaction).await?
             + mend("segment_span", "span_end", segment, edge, &spans, &mut transaction).await?;
-        sqlx::query("INSERT INTO segment_history (segment_id, at, members) VALUES (?1, ?2, ?3)")
-            .bind(segment.0)
-            .bind(now)
-            .bind(members)
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "INSERT INTO segment_history (segment_id, at, members) SELECT id, ?2, ?3 FROM segment WHERE id = ?1",
+        )
+        .bind(segment.0)
+        .bind(now)
+        .bind(members)
+        .execute(&mut *transaction)
+        .await?;
         sqlx::query("UPDATE segment SET recounted_at = ?2 WHERE id = ?1")
             .bind(segment.0)
             .bind(now)

@@ -4,9 +4,11 @@
 //! Lists go in as JSON (`json_each`), so that a batch is a handful of statements whatever its size.
 
 mod count;
+mod counters;
 mod jobs;
 mod maintenance;
 mod record;
+mod remove;
 mod segments;
 
 use std::path::Path;
@@ -19,10 +21,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
-    ArchiveBatch, ArchiveCursor, Count, Job, JobId, JobReport, JobResult, JobState, Ledger, LedgerError, NewSegment,
-    PutSegment, Recorded, Recount, SchemaState, SegmentInfo, SegmentPage, Settings, Swept,
+    ArchiveBatch, ArchiveCursor, Count, Erasure, Job, JobId, JobReport, JobResult, JobState, Ledger, LedgerError,
+    NewSegment, PutSegment, Recorded, Recount, Removed, SchemaState, SegmentInfo, SegmentPage, Settings, Swept,
 };
-use crate::counting::{Pair, SegmentId, SegmentName};
+use crate::counting::{Pair, Removal, SegmentId, SegmentName, UserId};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/sqlite/migrations");
 
@@ -123,6 +125,18 @@ impl Ledger for SqliteLedger {
 
     async fn record(&self, pairs: &[Pair]) -> Result<Recorded, LedgerError> {
         self.record_batch(pairs).await
+    }
+
+    async fn remove(&self, removals: &[Removal]) -> Result<Removed, LedgerError> {
+        self.remove_batch(removals).await
+    }
+
+    async fn delete_segment(&self, name: &SegmentName) -> Result<Option<SegmentId>, LedgerError> {
+        self.mark_deleted(name).await
+    }
+
+    async fn erase(&self, user: &UserId) -> Result<Erasure, LedgerError> {
+        self.erase_user(user).await
     }
 
     async fn resolve(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, LedgerError> {

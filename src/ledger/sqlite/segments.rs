@@ -39,9 +39,9 @@ impl Row {
 }
 
 /// Number and own window of segments by name.
-type Found<'a> = HashMap<&'a str, (i64, Option<i64>)>;
+pub(super) type Found<'a> = HashMap<&'a str, (i64, Option<i64>)>;
 
-async fn look_up<'a>(
+pub(super) async fn look_up<'a>(
     names: impl Iterator<Item = &'a str>,
     session: &mut SqliteConnection,
 ) -> Result<Found<'a>, LedgerError> {
@@ -116,6 +116,8 @@ impl SqliteLedger {
         .bind(segment.description.as_deref())
         .execute(&mut *transaction)
         .await?;
+        // A pair that was known to change nothing may change something by another window.
+        super::remove::raise_epoch(&mut transaction).await?;
         transaction.commit().await?;
         match self.one_segment(&segment.name).await? {
             Some(segment) => Ok(PutSegment {

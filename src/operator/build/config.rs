@@ -9,7 +9,7 @@ use crate::operator::validate::Validated;
 
 pub(super) fn settings(v: &Validated) -> BTreeMap<String, String> {
     let (counting, archive) = (&v.spec.counting, &v.spec.maintenance.archive);
-    map([
+    let mut settings = map([
         ("SEGMENT_COUNTER_LISTEN", "0.0.0.0:8080"),
         ("SEGMENT_COUNTER_HEALTH_LISTEN", "0.0.0.0:9090"),
         ("SEGMENT_COUNTER_LOG_FORMAT", "json"),
@@ -30,7 +30,11 @@ pub(super) fn settings(v: &Validated) -> BTreeMap<String, String> {
         ("SEGMENT_COUNTER_SETTLE_SECONDS", &archive.settle_seconds.to_string()),
         ("SEGMENT_COUNTER_BATCH_SIZE", &archive.batch_size.to_string()),
         ("SEGMENT_COUNTER_KEEP_DAYS", &archive.keep_days.to_string()),
-    ])
+    ]);
+    if let Some(seconds) = counting.max_ttl_seconds {
+        settings.insert("SEGMENT_COUNTER_MAX_TTL_SECONDS".to_owned(), seconds.to_string());
+    }
+    settings
 }
 
 pub(super) fn config_map(v: &Validated) -> ConfigMap {

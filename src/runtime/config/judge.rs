@@ -62,6 +62,7 @@ impl Judge<'_> {
         let max_staleness = self.one("max_staleness_ms", |text| number(text, 0, 60_000));
         let serve_stale = self.one("serve_stale_seconds", |text| number(text, 0, 604_800));
         let settle = self.one("settle_seconds", |text| number(text, 10, 86_400));
+        let max_segments = self.one("max_segments_from_pairs", |text| number(text, 0, 1_000_000_000));
         let tokens_file = self.optional("tokens_file", path);
         let log_format = self.one("log_format", LogFormat::from_str);
         let shutdown_grace = self.one("shutdown_grace_seconds", |text| number(text, 1, 3_600));
@@ -78,6 +79,7 @@ impl Judge<'_> {
             max_staleness: Duration::from_millis(max_staleness?),
             serve_stale: Duration::from_secs(serve_stale?),
             settle: Duration::from_secs(settle?),
+            max_segments_from_pairs: max_segments?,
             tokens_file,
             log_format: log_format?,
             shutdown_grace: Duration::from_secs(shutdown_grace?),
@@ -176,7 +178,11 @@ impl Judge<'_> {
         let resolution = self.one("resolution_seconds", |text| {
             Resolution::from_seconds(seconds(text)?).map_err(|error| error.to_string())
         });
-        match Rules::new(window?, resolution?) {
+        let max_ttl = self.optional("max_ttl_seconds", |text| {
+            Window::from_seconds(seconds(text)?).map_err(|error| error.to_string())
+        });
+        let rules = Rules::new(window?, resolution?);
+        match max_ttl.map_or(rules, |max_ttl| rules.and_then(|rules| rules.with_max_ttl(max_ttl))) {
             Ok(rules) => Some(rules),
             Err(error) => {
                 self.problem("window_seconds", error.to_string());

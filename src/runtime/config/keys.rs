@@ -193,10 +193,24 @@ pub const KEYS: &[Key] = {
         ),
         key(
             Counting,
+            "max_ttl_seconds",
+            "SECONDS",
+            None,
+            "The longest window that a segment or a pair may have, and so for how long removals and erasures are remembered. Absent: a year, or window_seconds where that is longer",
+        ),
+        key(
+            Counting,
             "resolution_seconds",
             "SECONDS",
             Some("60"),
             "The grain at which users leave",
+        ),
+        key(
+            Counting,
+            "max_segments_from_pairs",
+            "NUMBER",
+            Some("10000"),
+            "How many segments pairs may create; PUT is never limited",
         ),
         key(
             Counting,

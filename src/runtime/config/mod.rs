@@ -45,6 +45,8 @@ pub struct Config {
     pub serve_stale: Duration,
     /// How long a membership has ended before the archive touches it.
     pub settle: Duration,
+    /// How many segments pairs may create.
+    pub max_segments_from_pairs: u64,
     /// The tokens.
     pub tokens_file: Option<PathBuf>,
     /// How log lines look.

@@ -96,7 +96,9 @@ pub(super) async fn fly(counter: Arc<Counter>, segments: Vec<SegmentId>, bound: 
     for (wanted, landed) in wanted.into_iter().zip(landed) {
         let landing = counter.landing(wanted.segment, landed, wanted.cached);
         runway.land(wanted.segment, &landing);
-        if let (Ok(found), Some(claim)) = (&landing.result, wanted.claim) {
+        if let (Ok(found), Some(claim)) = (&landing.result, wanted.claim)
+            && !found.entry.gone
+        {
             stores.push((claim, found.entry));
         }
     }
@@ -148,6 +150,7 @@ fn entry(value: Cached, asked: Instant) -> Option<Entry> {
         as_of: value.as_of,
         since,
         fresh: value.fresh,
+        gone: false,
     })
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Entry {
     pub(crate) since: Instant,
     /// False where the cache said that a writer has changed the segment since.
     pub(crate) fresh: bool,
+    /// True where the ledger said that there is no such segment any more; never remembered.
+    pub(crate) gone: bool,
 }
 
 impl Entry {
@@ -48,8 +50,12 @@ impl Local {
         Some(entry)
     }
 
-    /// Remembers an entry, unless a younger one stands.
+    /// Remembers an entry, unless a younger one stands; forgets a segment that is gone.
     pub(crate) fn keep(&self, segment: SegmentId, entry: Entry) {
+        if entry.gone {
+            self.entries.remove(&segment);
+            return;
+        }
         if self
             .entries
             .peek(&segment)
@@ -83,6 +89,7 @@ mod tests {
             as_of: Timestamp::UNIX_EPOCH,
             since: Instant::now(),
             fresh: true,
+            gone: false,
         }
     }
 

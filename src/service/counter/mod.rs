@@ -92,18 +92,47 @@ impl Counter {
         names: &[SegmentName],
         bound: Duration,
     ) -> Result<Vec<Option<CountAnswer>>, ServiceError> {
+        let (mut answers, gone) = self.counts_of(names, bound).await?;
+        if gone.is_empty() {
+            return Ok(answers);
+        }
+        // Deleted since their numbers were learnt, and perhaps created anew under others.
+        let again: Vec<SegmentName> = gone.iter().map(|index| names[*index].clone()).collect();
+        let (found, _) = self.counts_of(&again, bound).await?;
+        for (index, answer) in gone.into_iter().zip(found) {
+            answers[index] = answer;
+        }
+        Ok(answers)
+    }
+
+    /// The same, and the places of those that are gone, whose numbers are forgotten.
+    async fn counts_of(
+        self: &Arc<Self>,
+        names: &[SegmentName],
+        bound: Duration,
+    ) -> Result<(Vec<Option<CountAnswer>>, Vec<usize>), ServiceError> {
         let ids = self.resolve(names).await?;
         let known: Vec<SegmentId> = ids.iter().flatten().copied().collect();
         let mut found = self.find(&known, bound).await.into_iter();
         let mut answers = Vec::with_capacity(names.len());
-        for (name, id) in names.iter().zip(&ids) {
-            let answer = match id.and_then(|_| found.next()) {
-                Some(found) => Some(self.answer(name.clone(), found?)),
+        let mut gone = Vec::new();
+        for (index, (name, id)) in names.iter().zip(&ids).enumerate() {
+            answers.push(match id.and_then(|_| found.next()).transpose()? {
+                Some(found) if found.entry.gone => {
+                    self.forget(name);
+                    gone.push(index);
+                    None
+                }
+                Some(found) => Some(self.answer(name.clone(), found)),
                 None => None,
-            };
-            answers.push(answer);
+            });
         }
-        Ok(answers)
+        Ok((answers, gone))
+    }
+
+    /// Forgets the number of a segment that was deleted.
+    pub(crate) fn forget(&self, name: &SegmentName) {
+        self.names.remove(name);
     }
 
     /// The count of one segment; `None` where there is no such segment.
@@ -133,7 +162,7 @@ impl Counter {
         self.serve_stale.is_some() && !self.local.is_empty()
     }
 
-    /// Numbers never change once given, so they are remembered; that a name has none is not.
+    /// Numbers are remembered: a segment that was deleted is told by its count. That a name has none is not remembered.
     async fn resolve(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, ServiceError> {
         let mut ids: Vec<Option<SegmentId>> = names.iter().map(|name| self.names.get(name)).collect();
         let unknown: Vec<usize> = (0..names.len()).filter(|index| ids[*index].is_none()).collect();
@@ -260,6 +289,7 @@ impl Counter {
                     as_of: value.as_of,
                     since: sent,
                     fresh: true,
+                    gone: !value.exists,
                 };
                 self.local.keep(id, entry);
                 Landing::of(Found {

@@ -1,0 +1,132 @@
+//! The erasure of a user: suppressed first, then every older writer has ended, then nothing of the user is left but a keyed hash.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{PostgresLedger, timestamp};
+use crate::counting::{SegmentId, UserId};
+use crate::ledger::{Erasure, LedgerError};
+
+/// `$1` clock, `$2` user, `$3` how long the suppression lasts (µs). Nothing of the user is recorded from here on.
+const SUPPRESS: &str = r#"
+INSERT INTO "{base}".suppression AS s (user_hash, receipt, erased_at, suppressed_until)
+SELECT sha256(k.key || convert_to($2, 'UTF8')), gen_random_uuid(), NULL, coalesce($1, clock_timestamp()) + $3 * interval '1 microsecond'
+  FROM "{base}".suppression_key k
+ON CONFLICT (user_hash) DO UPDATE SET receipt = EXCLUDED.receipt, erased_at = NULL, suppressed_until = EXCLUDED.suppressed_until
+RETURNING receipt::text
+"#;
+
+/// Who may be writing memberships: whoever holds the lock that writing takes before the snapshot it reads by.
+const WRITERS: &str = r#"
+SELECT virtualtransaction FROM pg_locks
+ WHERE locktype = 'relation' AND relation = to_regclass($1) AND mode = 'RowExclusiveLock' AND granted AND pid <> pg_backend_pid()
+"#;
+
+/// `$1` clock, `$2` user, `$3` settle / 2 (µs). Rows sorted, then buckets, then spans: the lock order of every writer.
+const DELETE: &str = r#"
+WITH instant AS MATERIALIZED (
+  SELECT coalesce($1, clock_timestamp()) AS now
+), locked AS MATERIALIZED (
+  SELECT m.segment_id, m.user_id FROM "{lane}".membership m WHERE m.user_id = $2 COLLATE "C" ORDER BY m.segment_id FOR UPDATE
+), gone AS (
+  DELETE FROM "{lane}".membership m USING locked l WHERE m.segment_id = l.segment_id AND m.user_id = l.user_id
+  RETURNING m.segment_id, m.expires_at
+), delta AS MATERIALIZED (
+  SELECT g.segment_id, g.expires_at FROM gone g, instant i WHERE g.expires_at > i.now - $3 * interval '1 microsecond'
+), buckets AS (
+  INSERT INTO "{lane}".segment_bucket AS b (segment_id, expires_at, members)
+  SELECT segment_id, expires_at, -1 FROM delta ORDER BY segment_id, expires_at
+  ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members
+), spans AS (
+  INSERT INTO "{lane}".segment_span AS s (segment_id, span_end, members)
+  SELECT segment_id, date_bin('2 hours', expires_at - interval '1 microsecond', 'epoch') + interval '2 hours', -1
+    FROM delta ORDER BY 1, 2
+  ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members
+)
+SELECT count(*), coalesce(array_agg(g.segment_id ORDER BY g.segment_id) FILTER (WHERE g.expires_at > i.now), '{}')
+  FROM gone g, instant i
+"#;
+
+/// `$1` clock, `$2` user, `$3` receipt, `$4` and `$5` what was deleted, `$6` how long the suppression lasts (µs).
+const FINISH: &str = r#"
+UPDATE "{base}".suppression s
+   SET erased_at = c.now, suppressed_until = c.now + $6 * interval '1 microsecond', memberships = s.memberships + $4, history = s.history + $5
+  FROM (SELECT coalesce($1, clock_timestamp()) AS now) c, "{base}".suppression_key k
+ WHERE s.user_hash = sha256(k.key || convert_to($2, 'UTF8')) AND s.receipt = $3::uuid
+RETURNING (extract(epoch FROM s.erased_at) * 1000000)::bigint, (extract(epoch FROM s.suppressed_until) * 1000000)::bigint
+"#;
+
+/// How often it is looked whether the older writers have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Longer than any statement of a writer may take: beyond it what is in the way is none of ours.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+impl PostgresLedger {
+    pub(super) async fn erase_user(&self, user: &UserId) -> Result<Erasure, LedgerError> {
+        let keep = self.settings.rules.memory_micros() + self.settle_micros();
+        let mut transaction = self.pool.begin().await?;
+        let receipt: String = sqlx::query_scalar(self.sql(SUPPRESS))
+            .bind(self.clock())
+            .bind(user.as_str())
+            .bind(keep)
+            .fetch_one(&mut *transaction)
+            .await?;
+        self.raise_epoch(&mut transaction).await?;
+        transaction.commit().await?;
+        self.older_writers_ended().await?;
+
+        let (memberships, segments): (i64, Vec<i64>) = sqlx::query_as(self.sql(DELETE))
+            .bind(self.clock())
+            .bind(user.as_str())
+            .bind(self.settle_micros() / 2)
+            .fetch_one(&self.pool)
+            .await?;
+        let history = self.clear_history("user_id = $3 COLLATE \"C\"", user.as_str()).await?;
+        let finished: Option<(i64, i64)> = sqlx::query_as(self.sql(FINISH))
+            .bind(self.clock())
+            .bind(user.as_str())
+            .bind(&receipt)
+            .bind(memberships)
+            .bind(history)
+            .bind(keep)
+            .fetch_optional(&self.pool)
+            .await?;
+        let Some((erased_at, suppressed_until)) = finished else {
+            return Err(LedgerError::Timeout(
+                "another erasure of the same user began meanwhile and goes on".to_owned(),
+            ));
+        };
+        Ok(Erasure {
+            receipt,
+            erased_at: timestamp(erased_at)?,
+            suppressed_until: timestamp(suppressed_until)?,
+            memberships,
+            history,
+            changed: segments.into_iter().map(SegmentId).collect(),
+        })
+    }
+
+    /// Waits for whoever may read by a snapshot from before this call. Those who come later see what is committed; nobody is held up.
+    async fn older_writers_ended(&self) -> Result<(), LedgerError> {
+        let table = format!("{}.membership", self.lane);
+        let look = || {
+            sqlx::query_scalar::<_, String>(WRITERS)
+                .bind(&table)
+                .fetch_all(&self.pool)
+        };
+        let mut older = look().await?;
+        let until = Instant::now() + PATIENCE;
+        while !older.is_empty() {
+            if Instant::now() > until {
+                return Err(LedgerError::Timeout(
+                    "a transaction that writes memberships does not end, and the user stays suppressed until the erasure is asked for again".to_owned(),
+                ));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = look().await?;
+            older.retain(|writer| now.contains(writer));
+        }
+        Ok(())
+    }
+}

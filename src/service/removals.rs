@@ -1,0 +1,115 @@
+//! Removals, deletions, erasures and changed windows: done in the ledger, told to the cache, and acknowledged only when no replica can answer a pair from before.
+//!
+//! A replica may answer a repeated pair from memory for [`LEASE`] after the last batch it sent to the ledger, and lets go of what it remembers
+//! when a batch brings back another removal epoch. So whoever raised the epoch waits for the lease: every batch sent since then has seen it, and
+//! what rests on an earlier one has run out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::counting::{Removal, SegmentName, UserId};
+use crate::ledger::{Erasure, LedgerError, NewSegment, PutSegment, RemovalOutcome, SharedLedger};
+
+use super::ServiceError;
+use super::invalidator::Invalidator;
+use super::metrics::Metrics;
+
+/// How long what a replica knows of committed pairs may answer for the ledger, counted from before the batch that brought it was sent. Part of
+/// the protocol between replicas: every version must agree on it.
+pub(crate) const LEASE: Duration = Duration::from_millis(100);
+
+/// What raises the removal epoch.
+#[derive(Clone)]
+pub(crate) struct Removals {
+    ledger: SharedLedger,
+    invalidator: Invalidator,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+}
+
+impl Removals {
+    pub(crate) fn new(ledger: SharedLedger, invalidator: Invalidator, metrics: Arc<Metrics>) -> Self {
+        Self {
+            ledger,
+            invalidator,
+            metrics,
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Takes users out of segments; chunks of [`crate::ledger::Settings::max_batch`] are committed on their own.
+    pub(crate) async fn remove(&self, removals: Vec<Removal>) -> Result<Vec<RemovalOutcome>, ServiceError> {
+        let this = self.clone();
+        self.apart("remove", async move {
+            let mut outcomes = Vec::with_capacity(removals.len());
+            for chunk in removals.chunks(this.ledger.settings().max_batch.max(1)) {
+                let removed = this.ledger.remove(chunk).await?;
+                this.invalidator.tell(&removed.changed);
+                outcomes.extend(removed.outcomes);
+            }
+            Ok(outcomes)
+        })
+        .await
+    }
+
+    /// Creates a segment or changes its settings: another window raises the epoch too.
+    pub(crate) async fn put_segment(&self, segment: NewSegment) -> Result<PutSegment, ServiceError> {
+        let ledger = Arc::clone(&self.ledger);
+        self.apart("put_segment", async move { ledger.put_segment(&segment).await })
+            .await
+    }
+
+    /// Deletes a segment; false where there is none.
+    pub(crate) async fn delete_segment(&self, name: SegmentName) -> Result<bool, ServiceError> {
+        let this = self.clone();
+        self.apart("delete_segment", async move {
+            let deleted = this.ledger.delete_segment(&name).await?;
+            this.invalidator.tell(deleted.as_slice());
+            Ok(deleted.is_some())
+        })
+        .await
+    }
+
+    /// Erases a user.
+    pub(crate) async fn erase(&self, user: UserId) -> Result<Erasure, ServiceError> {
+        let this = self.clone();
+        self.apart("erase", async move {
+            let erasure = this.ledger.erase(&user).await?;
+            this.invalidator.tell(&erasure.changed);
+            Ok(erasure)
+        })
+        .await
+    }
+
+    /// Waits for what is under way; nothing is taken afterwards.
+    pub(crate) async fn stop(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// In a task of its own: a client that goes away in the middle must not cut a transaction off from the notice to the cache.
+    async fn apart<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, LedgerError>> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        if self.tasks.is_closed() {
+            return Err(ServiceError::ShuttingDown);
+        }
+        let metrics = Arc::clone(&self.metrics);
+        let done = self.tasks.spawn(async move {
+            let done = work.await.inspect_err(|error| {
+                metrics.ledger_error(operation, error);
+                tracing::warn!(%error, operation, "the ledger did not do it");
+            })?;
+            // A moment longer: timers may be early by what they round.
+            tokio::time::sleep_until(Instant::now() + LEASE + Duration::from_millis(1)).await;
+            Ok::<T, ServiceError>(done)
+        });
+        done.await
+            .unwrap_or_else(|_| Err(LedgerError::Internal(format!("{operation} panicked")).into()))
+    }
+}
