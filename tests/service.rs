@@ -27,6 +27,8 @@ mod real;
 mod recording;
 #[path = "service/removals.rs"]
 mod removals;
+#[path = "service/repeats.rs"]
+mod repeats;
 mod support;
 #[path = "service/watched.rs"]
 mod watched;

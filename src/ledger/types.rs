@@ -86,6 +86,8 @@ pub struct Recorded {
     pub changed: Vec<SegmentId>,
     /// The removal epoch as it stood when the batch was recorded: removals, erasures, deletions and changed windows raise it.
     pub epoch: i64,
+    /// For each pair the window that its segment had of its own when it was recorded, in their order.
+    pub windows: Vec<Option<Window>>,
 }
 
 /// What became of one pair.

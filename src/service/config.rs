@@ -19,6 +19,8 @@ pub struct ServiceConfig {
     pub batch_writers: usize,
     /// Pairs of batches that may wait in memory; beyond it a batch is told to come again.
     pub batch_queue_pairs: usize,
+    /// Pairs that are remembered as committed, so that their repeats cost no statement; 0: none. About 80 bytes each.
+    pub repeat_entries: usize,
     /// Counting statements at once, and lookups of names at once.
     pub ledger_reads: usize,
     /// Requests that may wait for those statements.
@@ -39,6 +41,7 @@ impl Default for ServiceConfig {
             flushers: 1,
             batch_writers: 4,
             batch_queue_pairs: 200_000,
+            repeat_entries: 200_000,
             ledger_reads: 4,
             ledger_read_waiters: 10_000,
             local_entries: 100_000,

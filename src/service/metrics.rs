@@ -84,6 +84,7 @@ impl Level {
 pub struct Metrics {
     pub(crate) queue_pairs: Gauge,
     pub(crate) overloaded: Counter,
+    pub(crate) repeats: Counter,
     pub(crate) flush_pairs: Histogram,
     pub(crate) flush_seconds: Histogram,
     pairs: Family<OutcomeLabel, Counter>,
@@ -128,6 +129,11 @@ impl Metrics {
             "recorder_overloaded",
             "Requests refused because the queue was full",
             m.overloaded.clone(),
+        );
+        r.register(
+            "recorder_repeats",
+            "Pairs answered without a statement: known to be committed and to change nothing",
+            m.repeats.clone(),
         );
         r.register("recorder_flush_pairs", "Pairs of a flush", m.flush_pairs.clone());
         r.register_with_unit(
@@ -206,6 +212,7 @@ impl Metrics {
         let metrics = Self {
             queue_pairs: Gauge::default(),
             overloaded: Counter::default(),
+            repeats: Counter::default(),
             flush_pairs: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
             flush_seconds: seconds(),
             pairs,

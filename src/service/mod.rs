@@ -13,6 +13,7 @@ mod metrics;
 mod readiness;
 mod recorder;
 mod removals;
+mod repeats;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -114,6 +115,12 @@ impl Service {
     /// at most [`Service::commit_pairs`] at once.
     pub async fn record_many(&self, pairs: Vec<Pair>) -> Result<Vec<Recording>, ServiceError> {
         self.recorder.record_many(pairs).await
+    }
+
+    /// What a pair did that is known to change nothing: it needs no commit. A stream sorts such ones out, so that its chunks are full of others.
+    #[must_use]
+    pub fn repeat(&self, pair: &Pair) -> Option<Recording> {
+        self.recorder.repeat(pair)
     }
 
     /// The most pairs that one commit holds.

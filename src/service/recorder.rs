@@ -20,6 +20,7 @@ use crate::ledger::{LedgerError, Recording, SharedLedger};
 
 use super::invalidator::Invalidator;
 use super::metrics::Metrics;
+use super::repeats::Repeats;
 use super::{ServiceConfig, ServiceError};
 
 /// When an overloaded client should come again: some flushes later.
@@ -51,9 +52,11 @@ impl Recorder {
         config: &ServiceConfig,
     ) -> Self {
         let flush_pairs = config.flush_pairs.clamp(1, ledger.settings().max_batch.max(1));
+        let ledger_rules = ledger.settings().rules;
         let committer = Arc::new(Committer {
             ledger,
             invalidator,
+            repeats: Repeats::new(ledger_rules, config.repeat_entries),
             metrics,
             flush_pairs,
         });
@@ -84,6 +87,9 @@ impl Recorder {
         if self.stop.is_cancelled() {
             return Err(ServiceError::ShuttingDown);
         }
+        if let Some(recording) = self.repeat(&pair) {
+            return Ok(recording);
+        }
         let (answer, answered) = oneshot::channel();
         let lane = self.lane(&pair.segment);
         let metrics = &self.committer.metrics;
@@ -99,12 +105,38 @@ impl Recorder {
         answered.await.unwrap_or(Err(ServiceError::ShuttingDown))
     }
 
+    /// What is known of a pair that changes nothing: it needs no commit.
+    pub(crate) fn repeat(&self, pair: &Pair) -> Option<Recording> {
+        let recording = self.committer.repeats.as_ref()?.find(pair)?;
+        self.committer.metrics.repeats.inc();
+        self.committer.metrics.pair(recording.outcome);
+        Some(recording)
+    }
+
     /// Records many pairs in chunks, each committed on its own, a bounded number of them at once; answers in the order of `pairs`.
     pub(crate) async fn record_many(&self, pairs: Vec<Pair>) -> Result<Vec<Recording>, ServiceError> {
         // The token comes before the look at `stop`: a stop waits for every token that was taken before it.
         let _under_way = self.tasks.token();
         if self.stop.is_cancelled() {
             return Err(ServiceError::ShuttingDown);
+        }
+        let mut answers: Vec<Option<Recording>> = pairs.iter().map(|pair| self.repeat(pair)).collect();
+        let rest: Vec<Pair> = pairs
+            .into_iter()
+            .zip(&answers)
+            .filter_map(|(pair, known)| known.is_none().then_some(pair))
+            .collect();
+        let committed = self.commit_all(rest).await?;
+        let mut committed = committed.into_iter();
+        for answer in answers.iter_mut().filter(|answer| answer.is_none()) {
+            *answer = committed.next();
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    async fn commit_all(&self, pairs: Vec<Pair>) -> Result<Vec<Recording>, ServiceError> {
+        if pairs.is_empty() {
+            return Ok(Vec::new());
         }
         let mut reserved = self.reserve(pairs.len())?;
         let mut recordings = Vec::with_capacity(pairs.len());
@@ -225,6 +257,7 @@ struct Committer {
     ledger: SharedLedger,
     invalidator: Invalidator,
     metrics: Arc<Metrics>,
+    repeats: Option<Repeats>,
     flush_pairs: usize,
 }
 
@@ -246,6 +279,9 @@ impl Committer {
         if recorded.pairs.len() != pairs.len() {
             let text = format!("{} outcomes for {} pairs", recorded.pairs.len(), pairs.len());
             return Err(LedgerError::Internal(text).into());
+        }
+        if let Some(repeats) = &self.repeats {
+            repeats.learn(pairs, &recorded, started);
         }
         for recording in &recorded.pairs {
             self.metrics.pair(recording.outcome);

@@ -77,6 +77,8 @@ pub struct ModelLedger {
     pub statements: Mutex<Vec<Vec<SegmentId>>>,
     pub resolves: AtomicUsize,
     pub record_door: Door,
+    /// Behind the commit: what was recorded is held back.
+    pub answer_door: Door,
     /// Behind the snapshot: a held statement answers with what was true when it was sent.
     pub count_door: Door,
     /// Behind the snapshot too.
@@ -110,6 +112,7 @@ impl ModelLedger {
             statements: Mutex::default(),
             resolves: AtomicUsize::new(0),
             record_door: Door::open(),
+            answer_door: Door::open(),
             count_door: Door::open(),
             resolve_door: Door::open(),
             record_delay: Mutex::default(),
@@ -181,12 +184,14 @@ impl ModelLedger {
                 .map(|second| Timestamp::from_second(second).unwrap());
             Recording { outcome, expires_at }
         };
+        let windows = vec![None; pairs.len()];
         let pairs = pairs.iter().map(record).collect();
         Recorded {
             at: self.instant(),
             pairs,
             changed: changed.into_iter().collect(),
             epoch: state.epoch,
+            windows,
         }
     }
 }

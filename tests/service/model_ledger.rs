@@ -49,7 +49,9 @@ impl Ledger for ModelLedger {
             .retain(|segment| !segments.contains(segment));
         self.check()?;
         assert!(!self.panics.load(Ordering::SeqCst), "a defect");
-        Ok(self.write(pairs))
+        let recorded = self.write(pairs);
+        self.answer_door.pass().await;
+        Ok(recorded)
     }
 
     async fn resolve(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, LedgerError> {

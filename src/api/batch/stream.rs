@@ -113,13 +113,18 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
+    /// Lines that were pairs: those that were known to change nothing, and those that are to be committed.
+    fn good_lines(&self) -> u64 {
+        self.totals.answered() + self.chunk.len() as u64
+    }
+
     async fn take(&mut self, piece: &Bytes) -> Result<(), Problem> {
-        let (before, bad) = (self.chunk.len(), self.totals.bad_lines());
+        let (good, bad) = (self.good_lines(), self.totals.bad_lines());
         let api = self.api;
         let (chunk, numbers, totals) = (&mut self.chunk, &mut self.numbers, &mut self.totals);
         self.lines
             .feed(piece, |number, line| sort(api, number, line, chunk, numbers, totals));
-        if self.chunk.len() > before {
+        if self.good_lines() > good {
             (self.barren, self.barren_lines) = (0, 0);
         } else {
             self.barren += piece.len();
@@ -182,10 +187,13 @@ impl<'a> Stream<'a> {
 fn sort(api: &Api, number: u64, line: Line<'_>, chunk: &mut Vec<Pair>, numbers: &mut Vec<u64>, totals: &mut Totals) {
     match line {
         Line::Text(text) => match pair::parse(text, api.rules()) {
-            Ok(pair) => {
-                chunk.push(pair);
-                numbers.push(number);
-            }
+            Ok(pair) => match api.service().repeat(&pair) {
+                Some(recording) => totals.recorded(Place::Line(number), recording),
+                None => {
+                    chunk.push(pair);
+                    numbers.push(number);
+                }
+            },
             Err(problem) => totals.invalid(Place::Line(number), problem),
         },
         Line::TooLong => {

@@ -69,6 +69,11 @@ impl Totals {
         self.invalid
     }
 
+    /// How many pairs were answered.
+    pub(super) fn answered(&self) -> u64 {
+        self.received - self.invalid
+    }
+
     /// A pair that could not be read.
     pub(super) fn invalid(&mut self, place: Place, problem: Problem) {
         self.received += 1;

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use sqlx::FromRow;
 
 use super::{PostgresLedger, timestamp};
-use crate::counting::{Outcome, Pair, Refusal, SegmentId};
+use crate::counting::{Outcome, Pair, Refusal, SegmentId, Window};
 use crate::ledger::{LedgerError, Recorded, Recording};
 
 /// How often pairs are sent that met another writer, or a segment that was deleted under them.
@@ -39,7 +39,7 @@ const SQL: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, (extract(epoch FROM now) * 1000000)::bigint AS micros FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
 ), offered AS MATERIALIZED (
-  SELECT p.ordinal, p.segment_id, p.user_id COLLATE "C" AS user_id, p.observed, e.due + mod($7 - mod(e.due, $7), $7) AS ends,
+  SELECT p.ordinal, p.segment_id, p.user_id COLLATE "C" AS user_id, p.observed, p.own, e.due + mod($7 - mod(e.due, $7), $7) AS ends,
          CASE WHEN coalesce(p.observed, i.micros) > i.micros + 300000000 THEN 2
               WHEN p.own IS NULL THEN 3
               WHEN e.due + mod($7 - mod(e.due, $7), $7) <= i.micros THEN 1
@@ -55,7 +55,7 @@ WITH instant AS MATERIALIZED (
    CROSS JOIN instant i
    CROSS JOIN LATERAL (SELECT coalesce(p.observed, i.micros) + least(coalesce(p.ttl, nullif(p.own, 0), $6), $9) * 1000000 AS due) e
 ), judged AS MATERIALIZED (
-  SELECT o.ordinal, o.segment_id, o.user_id, o.observed, o.ends, k.expires_at AS standing, k.removed_at,
+  SELECT o.ordinal, o.segment_id, o.user_id, o.observed, o.own, o.ends, k.expires_at AS standing, k.removed_at,
          CASE WHEN o.verdict = 0 AND o.observed <= (extract(epoch FROM k.removed_at) * 1000000)::bigint THEN 4 ELSE o.verdict END AS verdict,
          CASE WHEN o.verdict = 0 THEN timestamptz 'epoch' + interval '1 second' * (o.ends / 1000000) END AS expires_at
     FROM offered o
@@ -98,9 +98,10 @@ WITH instant AS MATERIALIZED (
          array_agg((extract(epoch FROM prev_expires_at) * 1000000)::bigint) AS previous
     FROM changed
 )
-SELECT (SELECT micros FROM instant) AS now, (SELECT epoch FROM "{base}".removal_epoch) AS epoch, j.verdicts, j.ends, j.standing,
+SELECT (SELECT micros FROM instant) AS now, (SELECT epoch FROM "{base}".removal_epoch) AS epoch, j.verdicts, j.own, j.ends, j.standing,
        coalesce(m.segments, '{}') AS moved_segments, coalesce(m.users, '{}') AS moved_users, coalesce(m.previous, '{}') AS moved_from
-  FROM (SELECT array_agg(verdict::smallint ORDER BY ordinal) AS verdicts, array_agg(ends ORDER BY ordinal) AS ends,
+  FROM (SELECT array_agg(verdict::smallint ORDER BY ordinal) AS verdicts, array_agg(nullif(own, 0) ORDER BY ordinal) AS own,
+               array_agg(ends ORDER BY ordinal) AS ends,
                array_agg((extract(epoch FROM standing) * 1000000)::bigint ORDER BY ordinal) AS standing
           FROM judged) j, moved m
 "#;
@@ -128,6 +129,8 @@ struct Answer {
     now: i64,
     epoch: i64,
     verdicts: Vec<i16>,
+    /// Seconds.
+    own: Vec<Option<i64>>,
     ends: Vec<i64>,
     standing: Vec<Option<i64>>,
     moved_segments: Vec<i64>,
@@ -157,6 +160,7 @@ impl PostgresLedger {
     pub(super) async fn record_batch(&self, pairs: &[Pair]) -> Result<Recorded, LedgerError> {
         self.settings.admit(pairs.len())?;
         let mut recorded: Vec<Option<Recording>> = vec![None; pairs.len()];
+        let mut windows = vec![None; pairs.len()];
         let mut changed = BTreeSet::new();
         let mut waiting: Vec<usize> = (0..pairs.len()).collect();
         let mut told = None;
@@ -173,9 +177,11 @@ impl PostgresLedger {
             let answer = self.send(&batch).await?;
             told = Some((answer.now, answer.epoch));
             let mut again = Vec::new();
-            for (judged, index) in judge(&batch, &answer)?.into_iter().zip(waiting) {
+            let judged = judge(&batch, &answer)?.into_iter().zip(&answer.own);
+            for ((judged, own), index) in judged.zip(waiting) {
                 match judged {
                     Judged::Done(recording, segment) => {
+                        windows[index] = own.and_then(|seconds| Window::from_seconds(seconds).ok());
                         if recording.outcome == Outcome::Created {
                             changed.insert(segment);
                         }
@@ -204,6 +210,7 @@ impl PostgresLedger {
             at,
             epoch,
             pairs: recorded.into_iter().flatten().collect(),
+            windows,
             changed: changed.into_iter().collect(),
         })
     }
@@ -211,11 +218,7 @@ impl PostgresLedger {
     async fn send(&self, batch: &Batch<'_>) -> Result<Answer, LedgerError> {
         let users: Vec<&str> = batch.pairs.iter().map(|pair| pair.user.as_str()).collect();
         let observed: Vec<Option<i64>> = batch.pairs.iter().map(|pair| pair.observed_micros()).collect();
-        let windows: Vec<Option<i64>> = batch
-            .pairs
-            .iter()
-            .map(|pair| pair.ttl.map(crate::counting::Window::seconds))
-            .collect();
+        let windows: Vec<Option<i64>> = batch.pairs.iter().map(|pair| pair.ttl.map(Window::seconds)).collect();
         let statement = if batch.names_each_once() {
             &self.sql.record_distinct
         } else {
@@ -251,7 +254,13 @@ enum Judged {
 /// Lays what moved beside what was sent.
 fn judge(batch: &Batch<'_>, answer: &Answer) -> Result<Vec<Judged>, LedgerError> {
     let sent = batch.pairs.len();
-    if [answer.verdicts.len(), answer.ends.len(), answer.standing.len()] != [sent; 3] {
+    if [
+        answer.verdicts.len(),
+        answer.own.len(),
+        answer.ends.len(),
+        answer.standing.len(),
+    ] != [sent; 4]
+    {
         let answered = answer.verdicts.len();
         return Err(LedgerError::Internal(format!(
             "{sent} pairs were sent and {answered} answered"

@@ -77,7 +77,12 @@ impl SqliteLedger {
             .fetch_one(&mut *transaction)
             .await?;
         transaction.commit().await?;
+        let own = |pair: &Pair| segments.get(pair.segment.as_str())?.1;
         Ok(Recorded {
+            windows: pairs
+                .iter()
+                .map(|pair| own(pair).and_then(|seconds| Window::from_seconds(seconds).ok()))
+                .collect(),
             at: timestamp(now)?,
             epoch,
             pairs: recorded,
