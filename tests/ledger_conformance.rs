@@ -1,6 +1,6 @@
 //! One suite for every ledger: the rules of counting, held against a model that is a plain map of (segment, user) to what stands.
 //!
-//! Each test runs over a SQLite file and over a real PostgreSQL (`support::postgres`), under the same name.
+//! Each test runs over a SQLite file, over a real PostgreSQL (`support::postgres`) and over one with four lanes, under the same name.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 #[path = "ledger/concurrent.rs"]
@@ -26,6 +26,9 @@ macro_rules! for_every_ledger {
         }
         mod postgres {
             $(#[test] fn $test() { crate::world::run(crate::world::Kind::Postgres, crate::$module::$test); })*
+        }
+        mod lanes {
+            $(#[test] fn $test() { crate::world::run(crate::world::Kind::Lanes, crate::$module::$test); })*
         }
     };
 }

@@ -19,6 +19,7 @@ pub(super) async fn ledger(config: &Config) -> Result<SharedLedger, CommandError
     let settings = Settings {
         rules: config.rules,
         settle: config.settle,
+        lanes: i32::try_from(config.lanes).unwrap_or(i32::MAX),
         max_segments_from_pairs: i64::try_from(config.max_segments_from_pairs).unwrap_or(i64::MAX),
         ..Settings::default()
     };

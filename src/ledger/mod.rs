@@ -46,7 +46,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// What it was opened with.
     fn settings(&self) -> &Settings;
 
-    /// Records a batch in one transaction, durable when this returns; outcomes in the order of `pairs`.
+    /// Records a batch in one transaction for each lane that its segments live in, durable when this returns; outcomes in the order of `pairs`.
     ///
     /// Repeats of a (segment, user) inside one batch count as sent together: the one that ends last takes the outcome of the batch, the
     /// others are `Unchanged` (or `Expired`, `Refused`, on their own account). At most [`Settings::max_batch`] pairs.
@@ -54,6 +54,16 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     /// [`LedgerError`] (of a larger batch too); nothing of the batch is recorded then, and sending it again is safe.
     async fn record(&self, pairs: &[Pair]) -> Result<Recorded, LedgerError>;
+
+    /// How many lanes there are: what belongs to different ones is best recorded in batches of their own.
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    /// The lane that a segment lives in, as far as that is known here; 0 where it is not.
+    fn lane_of(&self, _segment: &SegmentName) -> usize {
+        0
+    }
 
     /// The numbers of the segments that exist, in the order of `names`.
     ///
@@ -83,7 +93,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`LedgerError`]: the user stays suppressed until it is done again, which is safe.
     async fn erase(&self, user: &UserId) -> Result<Erasure, LedgerError>;
 
-    /// Counts segments in one statement with one `as_of`, in the order of `segments`; a segment that does not exist counts 0.
+    /// Counts segments in the order of `segments`, in one statement with one `as_of` for each lane; a segment that does not exist counts 0.
     ///
     /// # Errors
     /// [`LedgerError`]

@@ -18,6 +18,8 @@ pub struct Settings {
     pub settle: Duration,
     /// How many segments pairs may create (a PUT is never limited).
     pub max_segments_from_pairs: i64,
+    /// PostgreSQL: how many lanes there are to be, at least, once the schema is migrated.
+    pub lanes: i32,
     /// The most pairs of one [`super::Ledger::record`].
     pub max_batch: usize,
     /// Moves time in the conformance suite; `None` everywhere else: the database's clock.
@@ -46,6 +48,7 @@ impl Default for Settings {
             rules: Rules::default(),
             settle: Duration::from_secs(600),
             max_segments_from_pairs: 10_000,
+            lanes: 1,
             max_batch: 10_000,
             clock: None,
         }

@@ -123,7 +123,7 @@ impl Service {
         self.recorder.repeat(pair)
     }
 
-    /// The most pairs that one commit holds.
+    /// How many pairs make full commits; of these a stream should hand in so many at once.
     #[must_use]
     pub fn commit_pairs(&self) -> usize {
         self.recorder.flush_pairs()

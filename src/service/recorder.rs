@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::try_join_all;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -62,7 +63,7 @@ impl Recorder {
         });
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let flushers = config.flushers.max(1);
+        let flushers = config.flushers.max(committer.ledger.lanes());
         let lanes = (0..flushers)
             .map(|_| {
                 let (sender, queue) = mpsc::channel(config.queue_pairs.div_ceil(flushers).max(1));
@@ -139,26 +140,57 @@ impl Recorder {
             return Ok(Vec::new());
         }
         let mut reserved = self.reserve(pairs.len())?;
-        let mut recordings = Vec::with_capacity(pairs.len());
-        let mut rest = pairs.into_iter();
-        loop {
-            let chunk: Vec<Pair> = rest.by_ref().take(self.committer.flush_pairs).collect();
-            if chunk.is_empty() {
-                return Ok(recordings);
-            }
-            let size = chunk.len();
-            let Ok(permit) = Arc::clone(&self.batch_permits).acquire_owned().await else {
-                return Err(ServiceError::ShuttingDown);
-            };
-            let committer = Arc::clone(&self.committer);
-            // A task of its own: a client that goes away in the middle must not cut a transaction off from the notice to the cache.
-            let commit = self.tasks.spawn(async move {
-                let _permit = permit;
-                committer.commit(&chunk).await
+        let mut recordings: Vec<Option<Recording>> = vec![None; pairs.len()];
+        for round in self.rounds(pairs) {
+            let commits = round.into_iter().map(|(places, chunk)| async move {
+                let Ok(permit) = Arc::clone(&self.batch_permits).acquire_owned().await else {
+                    return Err(ServiceError::ShuttingDown);
+                };
+                let committer = Arc::clone(&self.committer);
+                // A task of its own: a client that goes away in the middle must not cut a transaction off from the notice to the cache.
+                let commit = self.tasks.spawn(async move {
+                    let _permit = permit;
+                    committer.commit(&chunk).await
+                });
+                let committed = commit.await.unwrap_or_else(|_| Err(panicked()))?;
+                Ok((places, committed))
             });
-            recordings.extend(commit.await.unwrap_or_else(|_| Err(panicked()))?);
-            reserved.release(size);
+            for (places, committed) in try_join_all(commits).await? {
+                reserved.release(places.len());
+                for (place, recording) in places.into_iter().zip(committed) {
+                    recordings[place] = Some(recording);
+                }
+            }
         }
+        Ok(recordings.into_iter().flatten().collect())
+    }
+
+    /// Cuts pairs into chunks that are committed on their own, each with the places of its pairs: a round holds at most one chunk for each lane
+    /// of the ledger, so that those of different lanes are under way at once and those of one lane in their order.
+    fn rounds(&self, pairs: Vec<Pair>) -> Vec<Vec<(Vec<usize>, Vec<Pair>)>> {
+        let ledger = &self.committer.ledger;
+        let lanes = ledger.lanes();
+        let mut by_lane: Vec<Vec<(Vec<usize>, Vec<Pair>)>> = vec![Vec::new(); lanes];
+        for (place, pair) in pairs.into_iter().enumerate() {
+            let lane = if lanes > 1 {
+                ledger.lane_of(&pair.segment).min(lanes - 1)
+            } else {
+                0
+            };
+            let chunks = &mut by_lane[lane];
+            match chunks.last_mut() {
+                Some((places, chunk)) if chunk.len() < self.committer.flush_pairs => {
+                    places.push(place);
+                    chunk.push(pair);
+                }
+                _ => chunks.push((vec![place], vec![pair])),
+            }
+        }
+        let most = by_lane.iter().map(Vec::len).max().unwrap_or(0);
+        let mut lanes: Vec<_> = by_lane.into_iter().map(Vec::into_iter).collect();
+        (0..most)
+            .map(|_| lanes.iter_mut().filter_map(Iterator::next).collect())
+            .collect()
     }
 
     /// Takes nothing more, then flushes and answers everything that was taken.
@@ -168,12 +200,17 @@ impl Recorder {
         self.tasks.wait().await;
     }
 
-    /// The most pairs of one commit.
+    /// How many pairs make full commits, one for each lane of the ledger.
     pub(crate) fn flush_pairs(&self) -> usize {
-        self.committer.flush_pairs
+        self.committer.flush_pairs * self.committer.ledger.lanes()
     }
 
     fn lane(&self, segment: &SegmentName) -> &mpsc::Sender<Waiting> {
+        // Where the ledger has lanes, a flush should hold pairs of one of them.
+        let ledger = &self.committer.ledger;
+        if ledger.lanes() > 1 {
+            return &self.lanes[ledger.lane_of(segment) % self.lanes.len()];
+        }
         let mut hasher = DefaultHasher::new();
         segment.hash(&mut hasher);
         let lanes = self.lanes.len() as u64;

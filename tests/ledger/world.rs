@@ -15,7 +15,10 @@ use crate::support::postgres;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Sqlite,
+    /// With one lane.
     Postgres,
+    /// With four.
+    Lanes,
 }
 
 /// A database of one test.
@@ -43,7 +46,7 @@ pub fn run<F: Future<Output = ()>>(kind: Kind, test: impl FnOnce(World) -> F) {
     runtime.block_on(async {
         let url = match kind {
             Kind::Sqlite => String::new(),
-            Kind::Postgres => postgres::server().database().await,
+            Kind::Postgres | Kind::Lanes => postgres::server().database().await,
         };
         test(World {
             kind,
@@ -71,13 +74,17 @@ impl Place {
     pub fn location(&self) -> Location {
         match self.kind {
             Kind::Sqlite => Location::File(self.file.clone()),
-            Kind::Postgres => Location::parse(&self.url, None, &self.schema, 8).unwrap(),
+            Kind::Postgres | Kind::Lanes => Location::parse(&self.url, None, &self.schema, 8).unwrap(),
         }
     }
 
     /// A ledger here, whose schema stands.
     pub async fn ledger(&self, settings: &Settings) -> SharedLedger {
-        let ledger = open(&self.location(), settings.clone()).unwrap();
+        let mut settings = settings.clone();
+        if self.kind == Kind::Lanes {
+            settings.lanes = 4;
+        }
+        let ledger = open(&self.location(), settings).unwrap();
         ledger.migrate().await.unwrap();
         ledger.check().await.unwrap();
         ledger
@@ -95,18 +102,28 @@ impl Place {
                     .await
                     .unwrap()
             }
-            Kind::Postgres => {
+            Kind::Postgres | Kind::Lanes => {
                 let mut connection = PgConnection::connect(&self.url).await.unwrap();
-                sqlx::query_as(AssertSqlSafe(format!(
-                    "SELECT segment_id, user_id, (extract(epoch FROM expires_at) * 1000000)::bigint
-                       FROM {}_lane_0.membership_history ORDER BY 1, 2, 3",
-                    self.schema
-                )))
-                .fetch_all(&mut connection)
-                .await
-                .unwrap()
+                let mut all = Vec::new();
+                for lane in self.lanes() {
+                    let rows: Vec<(i64, String, i64)> = sqlx::query_as(AssertSqlSafe(format!(
+                        "SELECT segment_id, user_id, (extract(epoch FROM expires_at) * 1000000)::bigint FROM {lane}.membership_history"
+                    )))
+                    .fetch_all(&mut connection)
+                    .await
+                    .unwrap();
+                    all.extend(rows);
+                }
+                all.sort();
+                all
             }
         }
+    }
+
+    /// The schemas of its lanes.
+    fn lanes(&self) -> Vec<String> {
+        let lanes = if self.kind == Kind::Lanes { 4 } else { 1 };
+        (0..lanes).map(|lane| format!("{}_lane_{lane}", self.schema)).collect()
     }
 
     /// How many runs of jobs are remembered.
@@ -133,7 +150,7 @@ impl Place {
         self.number(&sql).await > 0
     }
 
-    /// A number by a statement behind the ledger's back; `{base}` and `{lane}` stand for its schemas.
+    /// A number by a statement behind the ledger's back; `{base}` and `{lane}` stand for its schemas. Where there are several lanes, the sum.
     async fn number(&self, sql: &str) -> i64 {
         match self.kind {
             Kind::Sqlite => {
@@ -144,12 +161,21 @@ impl Place {
                 let number = sqlx::query_scalar(AssertSqlSafe(sql));
                 number.fetch_one(&mut connection).await.unwrap()
             }
-            Kind::Postgres => {
+            Kind::Postgres | Kind::Lanes => {
                 let mut connection = PgConnection::connect(&self.url).await.unwrap();
-                let (base, lane) = (self.schema.clone(), format!("{}_lane_0", self.schema));
-                let sql = sql.replace("{base}", &base).replace("{lane}", &lane);
-                let number = sqlx::query_scalar(AssertSqlSafe(sql));
-                number.fetch_one(&mut connection).await.unwrap()
+                let sql = sql.replace("{base}", &self.schema);
+                let lanes = if sql.contains("{lane}") {
+                    self.lanes()
+                } else {
+                    vec![String::new()]
+                };
+                let mut sum = 0;
+                for lane in lanes {
+                    let number = sqlx::query_scalar(AssertSqlSafe(sql.replace("{lane}", &lane)));
+                    let number: i64 = number.fetch_one(&mut connection).await.unwrap();
+                    sum += number;
+                }
+                sum
             }
         }
     }
@@ -166,8 +192,10 @@ impl Place {
                     .await
                     .unwrap();
             }
-            Kind::Postgres => {
-                postgres::execute(&self.url, &sql.replace("{lane}", &format!("{}_lane_0", self.schema))).await;
+            Kind::Postgres | Kind::Lanes => {
+                for lane in self.lanes() {
+                    postgres::execute(&self.url, &sql.replace("{lane}", &lane)).await;
+                }
             }
         }
     }

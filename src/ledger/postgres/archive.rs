@@ -1,5 +1,6 @@
 //! The archive: moves what has ended into the history, and clears the counters of the past.
 
+use super::lanes::Lane;
 use super::{PostgresLedger, partitions};
 use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError, Swept};
 
@@ -14,6 +15,8 @@ const SWEEP_CHUNK: i64 = 10_000;
 /// renewed while we waited is checked again under its lock. A row that also bears a removal stays as its mark until that is spent; a mark alone
 /// (which ended at the epoch) is no membership and goes into no history.
 ///
+/// Rows of a segment that was deleted, or lives in another lane, are the sweep's.
+///
 /// Answers how many memberships were moved, how many rows were dealt with, and the last block of those.
 const MOVE: &str = r#"
 WITH instant AS MATERIALIZED (
@@ -25,6 +28,7 @@ WITH instant AS MATERIALIZED (
    WHERE m.ctid >= format('(%s,0)', $3)::tid AND m.ctid < format('(%s,0)', $4)::tid
      AND m.expires_at <= (SELECT now FROM instant) - $2 * interval '1 microsecond'
      AND (m.expires_at > timestamptz 'epoch' OR m.removed_at <= (SELECT now FROM instant) - $6 * interval '1 microsecond')
+     AND NOT EXISTS (SELECT FROM "{base}".segment_deleted d WHERE d.id = m.segment_id AND d.lane = {number})
    LIMIT $5
    FOR UPDATE SKIP LOCKED
 ), gone AS (
@@ -48,11 +52,18 @@ impl PostgresLedger {
         cursor: Option<ArchiveCursor>,
         limit: u32,
     ) -> Result<ArchiveBatch, LedgerError> {
+        let lanes = self.all_lanes().await?;
+        let mut rest = lanes
+            .iter()
+            .filter(|lane| cursor.is_none_or(|cursor| i64::from(lane.number) >= i64::from(cursor.lane)));
+        let Some(lane) = rest.next() else {
+            return Ok(ArchiveBatch { moved: 0, next: None });
+        };
         let mut session = self.pool.acquire().await?;
         partitions::ensure(self, &mut session).await?;
         let from = cursor.map_or(0, |cursor| cursor.position);
         let to = from + BLOCKS;
-        let (moved, dealt_with, last): (i64, i64, i64) = sqlx::query_as(self.sql(MOVE))
+        let (moved, dealt_with, last): (i64, i64, i64) = sqlx::query_as(lane.sql(MOVE))
             .bind(self.clock())
             .bind(self.settle_micros())
             .bind(from)
@@ -63,16 +74,41 @@ impl PostgresLedger {
             .await?;
         let blocks: i64 =
             sqlx::query_scalar("SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint")
-                .bind(format!("{}.membership", self.lane))
+                .bind(format!("{}.membership", lane.schema))
                 .fetch_one(&mut *session)
                 .await?;
         // A full batch may have left rows of its last block behind: it goes on in that block.
         let position = if dealt_with >= i64::from(limit) { last } else { to };
-        let next = (position < blocks).then_some(ArchiveCursor { lane: 0, position });
+        let at = |lane: &Lane, position| ArchiveCursor {
+            lane: u32::try_from(lane.number).unwrap_or(0),
+            position,
+        };
+        let next = if position < blocks {
+            Some(at(lane, position))
+        } else {
+            rest.next().map(|lane| at(lane, 0))
+        };
         Ok(ArchiveBatch { moved, next })
     }
 
     pub(super) async fn sweep_past(&self, keep_days: u32) -> Result<Swept, LedgerError> {
+        let mut counters = 0;
+        for lane in self.all_lanes().await?.iter() {
+            counters += self.sweep_counters(lane).await?;
+            self.clear_deleted(lane).await?;
+        }
+        sqlx::query(
+            self.sql("DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())"),
+        )
+        .bind(self.clock())
+        .execute(&self.pool)
+        .await?;
+        self.forget_runs(keep_days).await?;
+        let partitions = partitions::drop_past(self, keep_days).await?;
+        Ok(Swept { counters, partitions })
+    }
+
+    async fn sweep_counters(&self, lane: &Lane) -> Result<i64, LedgerError> {
         let mut counters = 0;
         for (table, column) in [("segment_bucket", "expires_at"), ("segment_span", "span_end")] {
             loop {
@@ -86,9 +122,10 @@ impl PostgresLedger {
                                 SELECT ctid AS tid FROM \"{{lane}}\".{table} t
                                  WHERE t.segment_id = s.id
                                    AND t.{column} <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond')) c
+                        WHERE s.lane = {{number}}
                         LIMIT $3))"
                 );
-                let cleared = sqlx::query(self.sql(&text))
+                let cleared = sqlx::query(lane.sql(&text))
                     .bind(self.clock())
                     .bind(self.settle_micros())
                     .bind(SWEEP_CHUNK)
@@ -102,15 +139,6 @@ impl PostgresLedger {
                 }
             }
         }
-        self.clear_deleted().await?;
-        sqlx::query(
-            self.sql("DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())"),
-        )
-        .bind(self.clock())
-        .execute(&self.pool)
-        .await?;
-        self.forget_runs(keep_days).await?;
-        let partitions = partitions::drop_past(self, keep_days).await?;
-        Ok(Swept { counters, partitions })
+        Ok(counters)
     }
 }

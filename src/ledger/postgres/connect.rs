@@ -1,5 +1,6 @@
 //! How a session is made: what every one of them is set to, and what a server must be to be taken.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -8,6 +9,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 
 use super::PostgresLedger;
+use super::lanes::{Lane, Lanes};
 use crate::ledger::sqlx_error::NO_CONNECTION;
 use crate::ledger::{LedgerError, Settings};
 
@@ -180,12 +182,14 @@ impl PostgresLedger {
         if !schema.is_current() {
             return Err(schema.refusal());
         }
+        // Read each time: it is how a process learns of lanes that were added.
+        let lanes = self.read_lanes(&mut *session).await?;
         let lacking: Option<String> = sqlx::query_scalar(
             "SELECT string_agg(format('%s on %s', right_of, name), ', ' ORDER BY name, right_of)
                FROM unnest($1::text[]) AS name, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS right_of
               WHERE NOT has_table_privilege(name, right_of)",
         )
-        .bind(self.tables())
+        .bind(self.tables(&lanes))
         .fetch_one(&mut *session)
         .await?;
         lacking.map_or(Ok(()), |lacking| {
@@ -203,18 +207,21 @@ impl PostgresLedger {
     }
 
     /// The tables that serving writes.
-    fn tables(&self) -> Vec<String> {
+    fn tables(&self, lanes: &Lanes) -> Vec<String> {
         let base = [
             "segment",
             "job_run",
+            "lane",
             "removal_epoch",
             "segment_deleted",
             "suppression",
             "suppression_key",
-        ]
-        .map(|table| format!("\"{}\".{table}", self.base));
-        let lane = ["membership", "segment_bucket", "segment_span"].map(|table| format!("\"{}\".{table}", self.lane));
-        base.into_iter().chain(lane).collect()
+        ];
+        let base = base.map(|table| format!("\"{}\".{table}", self.base));
+        let of = |lane: &Arc<Lane>| {
+            ["membership", "segment_bucket", "segment_span"].map(|table| format!("\"{}\".{table}", lane.schema))
+        };
+        base.into_iter().chain(lanes.iter().flat_map(of)).collect()
     }
 
     /// A pool keeps trying while the port refuses, and then only says that no connection came free: this looks once more and says why.

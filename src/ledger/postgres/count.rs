@@ -1,26 +1,20 @@
 //! The statement that counts.
 
+use std::collections::BTreeMap;
+
+use futures_util::future::try_join_all;
+
 use super::{PostgresLedger, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{Count, LedgerError};
 
-/// The members of a segment at `now`: the buckets of the span that is passing, and the spans after it.
-///
-/// Correlated on purpose: joined, the planner reads every counter of every segment (nine times slower over 300 segments).
-pub(super) const MEMBERS: &str = r#"
-  coalesce((SELECT sum(b.members) FROM "{lane}".segment_bucket b
-             WHERE b.segment_id = s.id AND b.expires_at > i.now AND b.expires_at <= i.edge), 0)::bigint
-  + coalesce((SELECT sum(p.members) FROM "{lane}".segment_span p WHERE p.segment_id = s.id AND p.span_end > i.edge), 0)::bigint"#;
-
-/// The instant of a count, evaluated inside the statement and so after its snapshot. Never `now()`: the transaction's start lies before
-/// the snapshot, and a member that moved between the two would be counted twice. `edge` ends the span that is passing.
-pub(super) const INSTANT: &str = r#"
-instant AS MATERIALIZED (
-  SELECT now, date_bin('2 hours', now, 'epoch') + interval '2 hours' AS edge, (extract(epoch FROM now) * 1000000)::bigint AS micros
-    FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
-)"#;
-
 /// `$1` clock, `$2` segment ids.
+///
+/// * The members of a segment at `now`: the buckets of the span that is passing, and the spans after it. Correlated on purpose: joined, the planner
+///   reads every counter of every segment (nine times slower over 300 segments).
+/// * The instant is evaluated inside the statement and so after its snapshot. Never `now()`: the transaction's start lies before the snapshot, and a
+///   member that moved between the two would be counted twice. `edge` ends the span that is passing.
+/// * A segment that has left this lane, or is deleted, does not exist here whatever its counters say.
 pub(super) const SQL: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, date_bin('2 hours', now, 'epoch') + interval '2 hours' AS edge, (extract(epoch FROM now) * 1000000)::bigint AS micros
@@ -30,30 +24,69 @@ SELECT i.micros,
   coalesce((SELECT sum(b.members) FROM "{lane}".segment_bucket b
              WHERE b.segment_id = s.id AND b.expires_at > i.now AND b.expires_at <= i.edge), 0)::bigint
   + coalesce((SELECT sum(p.members) FROM "{lane}".segment_span p WHERE p.segment_id = s.id AND p.span_end > i.edge), 0)::bigint,
-  EXISTS (SELECT FROM "{base}".segment g WHERE g.id = s.id)
+  EXISTS (SELECT FROM "{base}".segment g WHERE g.id = s.id AND g.lane = {number})
   FROM unnest($2::bigint[]) WITH ORDINALITY AS s(id, ordinal), instant i
  ORDER BY s.ordinal
 "#;
 
 impl PostgresLedger {
+    /// One statement for each lane, all at once.
     pub(super) async fn count_segments(&self, segments: &[SegmentId]) -> Result<Vec<Count>, LedgerError> {
-        let ids: Vec<i64> = segments.iter().map(|segment| segment.0).collect();
-        let rows: Vec<(i64, i64, bool)> = sqlx::query_as(self.sql.count.clone())
-            .bind(self.clock())
-            .bind(&ids)
-            .fetch_all(&self.pool)
-            .await?;
-        segments
+        let mut counts = self.count_where_they_live(segments).await?;
+        let gone = |counts: &BTreeMap<SegmentId, Count>| -> Vec<SegmentId> {
+            let absent = counts.values().filter(|count| !count.exists);
+            absent.map(|count| count.segment).collect()
+        };
+        let moved = gone(&counts);
+        if !moved.is_empty() {
+            // Deleted, or moved to another lane since we learnt where it lives.
+            for segment in &moved {
+                self.homes.remove(segment);
+            }
+            counts.extend(self.count_where_they_live(&moved).await?);
+        }
+        let absent = match counts.values().map(|count| count.as_of).min() {
+            Some(at) => at,
+            None => crate::ledger::Ledger::now(self).await?,
+        };
+        Ok(segments
             .iter()
-            .zip(rows)
-            .map(|(&segment, (at, members, exists))| {
-                Ok(Count {
-                    segment,
-                    members: if exists { members } else { 0 },
-                    as_of: timestamp(at)?,
-                    exists,
+            .map(|segment| {
+                counts.get(segment).copied().unwrap_or(Count {
+                    segment: *segment,
+                    members: 0,
+                    as_of: absent,
+                    exists: false,
                 })
             })
-            .collect()
+            .collect())
+    }
+
+    async fn count_where_they_live(&self, segments: &[SegmentId]) -> Result<BTreeMap<SegmentId, Count>, LedgerError> {
+        let mut by_lane: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+        for (segment, lane) in self.homes_of(segments).await? {
+            by_lane.entry(lane).or_default().push(segment.0);
+        }
+        let counted = by_lane.into_iter().map(|(lane, ids)| async move {
+            let lane = self.lane(lane).await?;
+            let rows: Vec<(i64, i64, bool)> = sqlx::query_as(lane.count.clone())
+                .bind(self.clock())
+                .bind(&ids)
+                .fetch_all(&self.pool)
+                .await?;
+            ids.into_iter()
+                .zip(rows)
+                .map(|(id, (at, members, exists))| {
+                    let count = Count {
+                        segment: SegmentId(id),
+                        members: if exists { members } else { 0 },
+                        as_of: timestamp(at)?,
+                        exists,
+                    };
+                    Ok((count.segment, count))
+                })
+                .collect::<Result<Vec<_>, LedgerError>>()
+        });
+        Ok(try_join_all(counted).await?.into_iter().flatten().collect())
     }
 }

@@ -1,6 +1,8 @@
-//! What is left of deleted segments, cleared away in short statements.
+//! What is left of segments that were deleted, or moved to another lane, cleared away in short statements.
 
 use super::PostgresLedger;
+use super::lanes::Lane;
+use crate::counting::SegmentId;
 use crate::ledger::LedgerError;
 
 /// How many rows one statement deletes.
@@ -20,53 +22,65 @@ SELECT max(user_id) FROM next
 
 impl PostgresLedger {
     /// Clears away what segments left that were deleted before now - settle: by then no writer is under way that took them for existing.
-    pub(super) async fn clear_deleted(&self) -> Result<(), LedgerError> {
-        let deleted: Vec<i64> = sqlx::query_scalar(self.sql(
-            "SELECT id FROM \"{base}\".segment_deleted
+    pub(super) async fn clear_deleted(&self, lane: &Lane) -> Result<(), LedgerError> {
+        let rows: Vec<(i64, bool)> = sqlx::query_as(lane.sql(
+            "SELECT id, moved FROM \"{base}\".segment_deleted
               WHERE lane = {number} AND deleted_at <= coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' ORDER BY id",
         ))
         .bind(self.clock())
         .bind(self.settle_micros())
         .fetch_all(&self.pool)
         .await?;
-        if deleted.is_empty() {
+        if rows.is_empty() {
             return Ok(());
         }
-        for id in &deleted {
-            let mut after = String::new();
-            loop {
-                let last: Option<String> = sqlx::query_scalar(self.sql(MEMBERSHIPS))
-                    .bind(id)
-                    .bind(&after)
-                    .bind(CHUNK)
-                    .fetch_one(&self.pool)
-                    .await?;
-                match last {
-                    Some(last) => after = last,
-                    None => break,
-                }
-            }
+        for (id, _) in &rows {
+            self.clear_rows(lane, SegmentId(*id)).await?;
         }
-        for table in [
-            "\"{lane}\".segment_bucket",
-            "\"{lane}\".segment_span",
-            "\"{base}\".segment_history",
-        ] {
-            sqlx::query(self.sql(&format!("DELETE FROM {table} WHERE segment_id = ANY($1)")))
+        // What moved to another lane keeps its history where it was made.
+        let deleted: Vec<i64> = rows.iter().filter(|(_, moved)| !moved).map(|(id, _)| *id).collect();
+        if !deleted.is_empty() {
+            sqlx::query(self.sql("DELETE FROM \"{base}\".segment_history WHERE segment_id = ANY($1)"))
                 .bind(&deleted)
                 .execute(&self.pool)
                 .await?;
+            self.clear_history(lane, "segment_id = ANY($3)", &deleted).await?;
         }
-        self.clear_history("segment_id = ANY($3)", &deleted).await?;
-        sqlx::query(self.sql("DELETE FROM \"{base}\".segment_deleted WHERE id = ANY($1)"))
-            .bind(&deleted)
+        let cleared: Vec<i64> = rows.into_iter().map(|(id, _)| id).collect();
+        sqlx::query(lane.sql("DELETE FROM \"{base}\".segment_deleted WHERE id = ANY($1) AND lane = {number}"))
+            .bind(&cleared)
             .execute(&self.pool)
             .await?;
         Ok(())
     }
 
+    /// Deletes the memberships and counters that a lane holds of a segment that does not live there.
+    pub(super) async fn clear_rows(&self, lane: &Lane, segment: SegmentId) -> Result<(), LedgerError> {
+        let mut after = Some(String::new());
+        while let Some(user) = after {
+            after = sqlx::query_scalar(lane.sql(MEMBERSHIPS))
+                .bind(segment.0)
+                .bind(&user)
+                .bind(CHUNK)
+                .fetch_one(&self.pool)
+                .await?;
+        }
+        for table in ["segment_bucket", "segment_span"] {
+            sqlx::query(lane.sql(&format!("DELETE FROM \"{{lane}}\".{table} WHERE segment_id = $1")))
+                .bind(segment.0)
+                .execute(&self.pool)
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Deletes rows of the history by a condition on `$3`, block by block: it has no index, which would cost the archive more than this does.
-    pub(super) async fn clear_history<'v, V>(&self, condition: &str, value: &'v V) -> Result<i64, LedgerError>
+    pub(super) async fn clear_history<'v, V>(
+        &self,
+        lane: &Lane,
+        condition: &str,
+        value: &'v V,
+    ) -> Result<i64, LedgerError>
     where
         V: ?Sized + Sync,
         &'v V: sqlx::Encode<'v, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send,
@@ -75,7 +89,7 @@ impl PostgresLedger {
             "SELECT inhrelid::regclass::text, pg_relation_size(inhrelid) / current_setting('block_size')::bigint
                FROM pg_inherits WHERE inhparent = to_regclass($1) ORDER BY 1",
         )
-        .bind(format!("{}.membership_history", self.lane))
+        .bind(format!("{}.membership_history", lane.schema))
         .fetch_all(&self.pool)
         .await?;
         let mut deleted = 0;

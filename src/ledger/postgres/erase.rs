@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
+use super::lanes::Lane;
 use super::{PostgresLedger, timestamp};
 use crate::counting::{SegmentId, UserId};
 use crate::ledger::{Erasure, LedgerError};
@@ -74,15 +76,10 @@ impl PostgresLedger {
             .await?;
         self.raise_epoch(&mut transaction).await?;
         transaction.commit().await?;
-        self.older_writers_ended().await?;
-
-        let (memberships, segments): (i64, Vec<i64>) = sqlx::query_as(self.sql(DELETE))
-            .bind(self.clock())
-            .bind(user.as_str())
-            .bind(self.settle_micros() / 2)
-            .fetch_one(&self.pool)
-            .await?;
-        let history = self.clear_history("user_id = $3 COLLATE \"C\"", user.as_str()).await?;
+        let lanes = self.all_lanes().await?;
+        let erased = try_join_all(lanes.iter().map(|lane| self.erase_in(lane, user))).await?;
+        let memberships: i64 = erased.iter().map(|(memberships, _, _)| memberships).sum();
+        let history: i64 = erased.iter().map(|(_, history, _)| history).sum();
         let finished: Option<(i64, i64)> = sqlx::query_as(self.sql(FINISH))
             .bind(self.clock())
             .bind(user.as_str())
@@ -103,13 +100,32 @@ impl PostgresLedger {
             suppressed_until: timestamp(suppressed_until)?,
             memberships,
             history,
-            changed: segments.into_iter().map(SegmentId).collect(),
+            changed: erased
+                .into_iter()
+                .flat_map(|(_, _, segments)| segments)
+                .map(SegmentId)
+                .collect(),
         })
     }
 
+    /// Deletes what a lane has of a user: how many memberships, how many rows of the history, and whose counts that changed.
+    async fn erase_in(&self, lane: &Lane, user: &UserId) -> Result<(i64, i64, Vec<i64>), LedgerError> {
+        self.older_writers_ended(lane).await?;
+        let (memberships, segments): (i64, Vec<i64>) = sqlx::query_as(lane.sql(DELETE))
+            .bind(self.clock())
+            .bind(user.as_str())
+            .bind(self.settle_micros() / 2)
+            .fetch_one(&self.pool)
+            .await?;
+        let history = self
+            .clear_history(lane, "user_id = $3 COLLATE \"C\"", user.as_str())
+            .await?;
+        Ok((memberships, history, segments))
+    }
+
     /// Waits for whoever may read by a snapshot from before this call. Those who come later see what is committed; nobody is held up.
-    async fn older_writers_ended(&self) -> Result<(), LedgerError> {
-        let table = format!("{}.membership", self.lane);
+    async fn older_writers_ended(&self, lane: &Lane) -> Result<(), LedgerError> {
+        let table = format!("{}.membership", lane.schema);
         let look = || {
             sqlx::query_scalar::<_, String>(WRITERS)
                 .bind(&table)

@@ -10,6 +10,7 @@ mod count;
 mod deleted;
 mod erase;
 mod jobs;
+mod lanes;
 mod partitions;
 mod record;
 mod recount;
@@ -17,6 +18,7 @@ mod remove;
 mod schema;
 mod segments;
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -30,6 +32,7 @@ use super::{
 use crate::counting::{Pair, Removal, SegmentId, SegmentName, UserId};
 
 pub use connect::PostgresOptions;
+use lanes::{Home, Lane, Lanes};
 
 /// How many names of segments a process remembers the numbers of.
 const ID_CACHE_ENTRIES: usize = 100_000;
@@ -41,22 +44,14 @@ pub struct PostgresLedger {
     settings: Settings,
     /// The base schema, an identifier proven by [`PostgresOptions`]; quoted wherever it stands.
     base: String,
-    /// The schema of the lane.
-    lane: String,
-    sql: Statements,
-    /// The number of a segment that was deleted is found out by the statement that it is sent with.
-    ids: IdCache<SegmentName, SegmentId>,
+    /// The lanes there are, once they were read.
+    lanes: ArcSwapOption<Lanes>,
+    resolve: sqlx::SqlStr,
+    /// Where segments live. One that was deleted or moved is found out by the statement that its number is sent with.
+    ids: IdCache<SegmentName, Home>,
+    homes: IdCache<SegmentId, i32>,
     /// What the last look at a database that gave no connection found.
     probe: connect::Probe,
-}
-
-/// The statements of the hot paths, with the schemas' names filled in once.
-#[derive(Debug)]
-struct Statements {
-    record_distinct: sqlx::SqlStr,
-    record_any: sqlx::SqlStr,
-    count: sqlx::SqlStr,
-    resolve: sqlx::SqlStr,
 }
 
 impl PostgresLedger {
@@ -66,22 +61,16 @@ impl PostgresLedger {
     /// [`LedgerError::Internal`] where the options are no valid ones.
     pub fn open(options: &PostgresOptions, settings: Settings) -> Result<Self, LedgerError> {
         let base = options.schema().to_owned();
-        let lane = format!("{base}_lane_0");
-        let fill = |text: &str| sqlx::AssertSqlSafe(fill_in(text, &base, &lane));
-        let sql = Statements {
-            record_distinct: sqlx::SqlSafeStr::into_sql_str(fill(&record::distinct())),
-            record_any: sqlx::SqlSafeStr::into_sql_str(fill(&record::any())),
-            count: sqlx::SqlSafeStr::into_sql_str(fill(count::SQL)),
-            resolve: sqlx::SqlSafeStr::into_sql_str(fill(segments::RESOLVE)),
-        };
+        let resolve = sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(segments::RESOLVE.replace("{base}", &base)));
         let pool = options.pool(&settings);
         Ok(Self {
             pool,
             settings,
             base,
-            lane,
-            sql,
+            lanes: ArcSwapOption::empty(),
+            resolve,
             ids: IdCache::new(ID_CACHE_ENTRIES),
+            homes: IdCache::new(ID_CACHE_ENTRIES),
             probe: connect::Probe::default(),
         })
     }
@@ -91,9 +80,9 @@ impl PostgresLedger {
         self.pool.set_connect_options(options.connect_options(&self.settings));
     }
 
-    /// A statement with the schemas' names filled in. Both are proven identifiers, so the text is as safe as the constant it was.
+    /// A statement on the base schema, its name filled in: a proven identifier, so the text is as safe as the constant it was.
     fn sql(&self, text: &str) -> sqlx::AssertSqlSafe<String> {
-        sqlx::AssertSqlSafe(fill_in(text, &self.base, &self.lane))
+        sqlx::AssertSqlSafe(text.replace("{base}", &self.base))
     }
 
     /// The value of `$clock`: null, but in the conformance suite.
@@ -111,19 +100,11 @@ impl PostgresLedger {
 #[doc(hidden)]
 #[must_use]
 pub fn recording_for_bench(options: &PostgresOptions, settings: &Settings) -> (String, String) {
-    let base = options.schema();
-    let lane = format!("{base}_lane_0");
     let session = options.connect_options(settings);
     (
-        fill_in(&record::distinct(), base, &lane),
+        Lane::new(options.schema(), 0).text(&record::distinct()),
         session.get_options().unwrap_or_default().to_owned(),
     )
-}
-
-fn fill_in(text: &str, base: &str, lane: &str) -> String {
-    text.replace("{base}", base)
-        .replace("{lane}", lane)
-        .replace("{number}", "0")
 }
 
 /// A timestamp from what the statements answer: microseconds since the epoch.
@@ -176,6 +157,15 @@ impl Ledger for PostgresLedger {
 
     async fn segments(&self, after: Option<&SegmentName>, limit: u32) -> Result<SegmentPage, LedgerError> {
         self.explain(self.page_of_segments(after, limit).await).await
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes.load().as_ref().map_or(1, |lanes| lanes.len())
+    }
+
+    fn lane_of(&self, segment: &SegmentName) -> usize {
+        let home = self.ids.get(segment);
+        home.map_or(0, |home| usize::try_from(home.lane).unwrap_or(0))
     }
 
     async fn migrate(&self) -> Result<SchemaState, LedgerError> {

@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 
 use super::PostgresLedger;
+use super::lanes::Lanes;
 use crate::ledger::LedgerError;
 
 /// Two that make the same partition at once would collide in the catalogue.
@@ -10,7 +11,11 @@ const PARTITION_LOCK: i64 = 0x5e67_c002;
 
 /// Makes the partitions of this month and the next where they are absent.
 pub(super) async fn ensure(ledger: &PostgresLedger, session: &mut PgConnection) -> Result<(), LedgerError> {
-    let parents = parents(ledger);
+    let lanes = match ledger.lanes.load_full() {
+        Some(lanes) => lanes,
+        None => ledger.read_lanes(&mut *session).await?,
+    };
+    let parents = parents(ledger, &lanes);
     // Looks first: in all but one run a month there is nothing to do, and nothing to lock.
     let missing: Vec<(String, String, String, String)> = sqlx::query_as(
         "SELECT p.parent, p.parent || to_char(m.month, '_YYYY_MM'),
@@ -63,7 +68,7 @@ pub(super) async fn drop_past(ledger: &PostgresLedger, keep_days: u32) -> Result
           ORDER BY 1",
     )
     .bind(ledger.clock())
-    .bind(parents(ledger))
+    .bind(parents(ledger, &*ledger.all_lanes().await?))
     .bind(i32::try_from(keep_days).unwrap_or(i32::MAX))
     .fetch_all(&ledger.pool)
     .await?;
@@ -75,9 +80,8 @@ pub(super) async fn drop_past(ledger: &PostgresLedger, keep_days: u32) -> Result
     Ok(i64::try_from(past.len()).unwrap_or(i64::MAX))
 }
 
-fn parents(ledger: &PostgresLedger) -> Vec<String> {
-    vec![
-        format!("{}.segment_history", ledger.base),
-        format!("{}.membership_history", ledger.lane),
-    ]
+fn parents(ledger: &PostgresLedger, lanes: &Lanes) -> Vec<String> {
+    let trend = format!("{}.segment_history", ledger.base);
+    let histories = lanes.iter().map(|lane| format!("{}.membership_history", lane.schema));
+    std::iter::once(trend).chain(histories).collect()
 }

@@ -1,9 +1,11 @@
-//! The one statement that records a batch.
+//! The one statement that records a batch in a lane.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use futures_util::future::try_join_all;
 use sqlx::FromRow;
 
+use super::lanes::Lane;
 use super::{PostgresLedger, timestamp};
 use crate::counting::{Outcome, Pair, Refusal, SegmentId, Window};
 use crate::ledger::{LedgerError, Recorded, Recording};
@@ -138,8 +140,11 @@ struct Answer {
     moved_from: Vec<Option<i64>>,
 }
 
-/// Pairs on their way into the statement.
+/// Pairs on their way into a lane.
+#[derive(Default)]
 struct Batch<'a> {
+    /// Where each stood in what was to be recorded.
+    places: Vec<usize>,
     pairs: Vec<&'a Pair>,
     /// 0 is no segment's number: the statement answers that it is unknown.
     segments: Vec<i64>,
@@ -168,32 +173,30 @@ impl PostgresLedger {
             if waiting.is_empty() {
                 break;
             }
-            let batch: Vec<&Pair> = waiting.iter().map(|index| &pairs[*index]).collect();
-            let segments = self.segments_of(&batch).await?;
-            let batch = Batch {
-                pairs: batch,
-                segments: segments.iter().map(|id| id.map_or(0, |id| id.0)).collect(),
-            };
-            let answer = self.send(&batch).await?;
-            told = Some((answer.now, answer.epoch));
             let mut again = Vec::new();
-            let judged = judge(&batch, &answer)?.into_iter().zip(&answer.own);
-            for ((judged, own), index) in judged.zip(waiting) {
-                match judged {
-                    Judged::Done(recording, segment) => {
-                        windows[index] = own.and_then(|seconds| Window::from_seconds(seconds).ok());
-                        if recording.outcome == Outcome::Created {
-                            changed.insert(segment);
+            for (batch, answer) in self.send_where_they_live(pairs, &waiting).await? {
+                let (now, epoch) = told.unwrap_or((answer.now, answer.epoch));
+                // What is known of all of them: the latest instant, and the oldest epoch.
+                told = Some((now.max(answer.now), epoch.min(answer.epoch)));
+                let judged = judge(&batch, &answer)?.into_iter().zip(&answer.own);
+                for ((judged, own), index) in judged.zip(batch.places) {
+                    match judged {
+                        Judged::Done(recording, segment) => {
+                            windows[index] = own.and_then(|seconds| Window::from_seconds(seconds).ok());
+                            if recording.outcome == Outcome::Created {
+                                changed.insert(segment);
+                            }
+                            recorded[index] = Some(recording);
                         }
-                        recorded[index] = Some(recording);
+                        Judged::Gone => {
+                            self.ids.remove(&pairs[index].segment);
+                            again.push(index);
+                        }
+                        Judged::Overtaken => again.push(index),
                     }
-                    Judged::Deleted => {
-                        self.ids.remove(&pairs[index].segment);
-                        again.push(index);
-                    }
-                    Judged::Overtaken => again.push(index),
                 }
             }
+            again.sort_unstable();
             waiting = again;
         }
         if !waiting.is_empty() {
@@ -215,14 +218,36 @@ impl PostgresLedger {
         })
     }
 
-    async fn send(&self, batch: &Batch<'_>) -> Result<Answer, LedgerError> {
+    /// Sends what waits, a statement for each lane, all at once.
+    async fn send_where_they_live<'a>(
+        &self,
+        pairs: &'a [Pair],
+        waiting: &[usize],
+    ) -> Result<Vec<(Batch<'a>, Answer)>, LedgerError> {
+        let asked: Vec<&Pair> = waiting.iter().map(|index| &pairs[*index]).collect();
+        let homes = self.segments_of(&asked).await?;
+        let mut by_lane: BTreeMap<i32, Batch<'a>> = BTreeMap::new();
+        for ((pair, home), place) in asked.into_iter().zip(homes).zip(waiting) {
+            let batch = by_lane.entry(home.map_or(0, |home| home.lane)).or_default();
+            batch.places.push(*place);
+            batch.pairs.push(pair);
+            batch.segments.push(home.map_or(0, |home| home.id.0));
+        }
+        let sent = by_lane.into_iter().map(|(lane, batch)| async move {
+            let answer = self.send(&*self.lane(lane).await?, &batch).await?;
+            Ok::<_, LedgerError>((batch, answer))
+        });
+        try_join_all(sent).await
+    }
+
+    async fn send(&self, lane: &Lane, batch: &Batch<'_>) -> Result<Answer, LedgerError> {
         let users: Vec<&str> = batch.pairs.iter().map(|pair| pair.user.as_str()).collect();
         let observed: Vec<Option<i64>> = batch.pairs.iter().map(|pair| pair.observed_micros()).collect();
         let windows: Vec<Option<i64>> = batch.pairs.iter().map(|pair| pair.ttl.map(Window::seconds)).collect();
         let statement = if batch.names_each_once() {
-            &self.sql.record_distinct
+            &lane.record_distinct
         } else {
-            &self.sql.record_any
+            &lane.record_any
         };
         let rules = &self.settings.rules;
         Ok(sqlx::query_as(statement.clone())
@@ -244,8 +269,8 @@ impl PostgresLedger {
 enum Judged {
     /// It is recorded, in this segment.
     Done(Recording, SegmentId),
-    /// Its segment was deleted since its number was learnt.
-    Deleted,
+    /// Its segment was deleted, or moved to another lane, since it was learnt where it lives.
+    Gone,
     /// Another writer changed the row between the snapshot and the lock, so that the pair was not written: what stands now is to be seen by a
     /// new snapshot only.
     Overtaken,
@@ -308,7 +333,7 @@ fn judge(batch: &Batch<'_>, answer: &Answer) -> Result<Vec<Judged>, LedgerError>
             verdict::AHEAD => done(Outcome::Refused(Refusal::ObservedInFuture), None)?,
             verdict::REMOVED => done(Outcome::Removed, None)?,
             verdict::ERASED => done(Outcome::Erased, None)?,
-            verdict::UNKNOWN_SEGMENT if batch.segments[index] != 0 => Judged::Deleted,
+            verdict::UNKNOWN_SEGMENT if batch.segments[index] != 0 => Judged::Gone,
             _ => done(Outcome::Refused(Refusal::SegmentLimit), None)?,
         });
     }

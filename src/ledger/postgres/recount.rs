@@ -2,6 +2,7 @@
 
 use sqlx::{Executor, Postgres};
 
+use super::lanes::Lane;
 use super::{PostgresLedger, partitions, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{LedgerError, Recount};
@@ -57,9 +58,12 @@ impl PostgresLedger {
     }
 
     pub(super) async fn recount_segment(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
-        let mut found = self.compare(segment, "", &self.pool).await?;
+        // One that is gone counts nobody anywhere: lane 0 will do.
+        let homes = self.homes_of(&[segment]).await?;
+        let lane = self.lane(homes.get(&segment).copied().unwrap_or(0)).await?;
+        let mut found = self.compare(&lane, segment, "", &self.pool).await?;
         if found.drift != 0 {
-            found = self.mend(segment).await?;
+            found = self.mend(&lane, segment).await?;
         }
         let mut session = self.pool.acquire().await?;
         partitions::ensure(self, &mut session).await?;
@@ -79,12 +83,13 @@ impl PostgresLedger {
 
     async fn compare<'e>(
         &self,
+        lane: &Lane,
         segment: SegmentId,
         mend: &str,
         executor: impl Executor<'e, Database = Postgres>,
     ) -> Result<Recount, LedgerError> {
         let text = format!("WITH {DIFFERENCES} {mend} {COMPARE}");
-        let (at, members, drift): (i64, i64, i64) = sqlx::query_as(self.sql(&text))
+        let (at, members, drift): (i64, i64, i64) = sqlx::query_as(lane.sql(&text))
             .bind(self.clock())
             .bind(segment.0)
             .fetch_one(executor)
@@ -99,14 +104,14 @@ impl PostgresLedger {
 
     /// Adds what is missing while no writer moves a counter. Writers wait for the table's lock with their memberships uncommitted, so
     /// memberships and counters that this sees belong together.
-    async fn mend(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
+    async fn mend(&self, lane: &Lane, segment: SegmentId) -> Result<Recount, LedgerError> {
         let mut transaction = self.pool.begin().await?;
         sqlx::query(
-            self.sql("LOCK TABLE \"{lane}\".segment_bucket, \"{lane}\".segment_span IN SHARE ROW EXCLUSIVE MODE"),
+            lane.sql("LOCK TABLE \"{lane}\".segment_bucket, \"{lane}\".segment_span IN SHARE ROW EXCLUSIVE MODE"),
         )
         .execute(&mut *transaction)
         .await?;
-        let found = self.compare(segment, MEND, &mut *transaction).await?;
+        let found = self.compare(lane, segment, MEND, &mut *transaction).await?;
         transaction.commit().await?;
         Ok(found)
     }

@@ -1,11 +1,12 @@
 //! Removals: the tombstone is the membership's own row, so that it is set and looked at under one lock.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sqlx::{FromRow, PgConnection};
 
+use super::lanes::Lane;
 use super::{PostgresLedger, partitions, timestamp};
-use crate::counting::{Removal, SegmentId};
+use crate::counting::{Removal, SegmentId, SegmentName};
 use crate::ledger::{LedgerError, RemovalOutcome, Removed};
 
 /// Ends memberships and marks their rows; makes the row where there is none. Lock order: memberships, buckets, spans, each sorted.
@@ -51,7 +52,10 @@ WITH instant AS MATERIALIZED (
   SELECT k.segment_id, k.user_id, least(k.prev_expires_at, i.now), i.now FROM marked k, instant i WHERE k.prev_expires_at IS NOT NULL
 )
 SELECT (SELECT micros FROM instant) AS now, coalesce(array_agg(segment_id), '{}') AS segments, coalesce(array_agg(user_id), '{}') AS users,
-       coalesce(array_agg((extract(epoch FROM prev_expires_at) * 1000000)::bigint), '{}') AS ended
+       coalesce(array_agg((extract(epoch FROM prev_expires_at) * 1000000)::bigint), '{}') AS ended,
+       -- Not in this lane, or not at all.
+       coalesce((SELECT array_agg(u.segment_id) FROM unnest($2::bigint[]) AS u(segment_id)
+                  WHERE NOT EXISTS (SELECT FROM "{base}".segment s WHERE s.id = u.segment_id AND s.lane = {number})), '{}') AS gone
   FROM marked
 "#;
 
@@ -63,52 +67,104 @@ struct Answer {
     users: Vec<String>,
     /// When the membership would have ended that the removal took away.
     ended: Vec<Option<i64>>,
+    gone: Vec<i64>,
+}
+
+/// How often a removal is sent whose segment moves to another lane meanwhile.
+const TRIES: u32 = 4;
+
+impl Answer {
+    /// When each marked membership would have ended, where the removal ended it.
+    fn marked(&self) -> HashMap<(i64, &str), Option<i64>> {
+        let keys = self.segments.iter().zip(&self.users);
+        keys.zip(&self.ended)
+            .map(|((segment, user), ended)| ((*segment, user.as_str()), *ended))
+            .collect()
+    }
 }
 
 impl PostgresLedger {
+    /// One transaction, a statement for each lane in the order of their numbers.
     pub(super) async fn remove_batch(&self, removals: &[Removal]) -> Result<Removed, LedgerError> {
         self.settings.admit(removals.len())?;
-        let names: Vec<_> = removals.iter().map(|removal| removal.segment.clone()).collect();
-        let ids = self.resolve_names(&names).await?;
-        let segments: Vec<i64> = ids.iter().map(|id| id.map_or(0, |id| id.0)).collect();
-        let users: Vec<&str> = removals.iter().map(|removal| removal.user.as_str()).collect();
         let mut session = self.pool.acquire().await?;
         partitions::ensure(self, &mut session).await?;
-        let mut transaction = sqlx::Connection::begin(&mut *session).await?;
-        let answer: Answer = sqlx::query_as(self.sql(REMOVE))
+        drop(session);
+        let mut outcomes = vec![RemovalOutcome::NoSegment; removals.len()];
+        let mut changed = BTreeSet::new();
+        let mut at = None;
+        let mut waiting: Vec<usize> = (0..removals.len()).collect();
+        for _ in 0..TRIES {
+            let names: Vec<&SegmentName> = waiting.iter().map(|index| &removals[*index].segment).collect();
+            let homes = self.look_up(&names).await?;
+            let mut by_lane: BTreeMap<i32, Vec<(usize, i64)>> = BTreeMap::new();
+            for index in waiting {
+                if let Some(home) = homes.get(removals[index].segment.as_str()) {
+                    by_lane.entry(home.lane).or_default().push((index, home.id.0));
+                }
+            }
+            if by_lane.is_empty() && at.is_some() {
+                waiting = Vec::new();
+                break;
+            }
+            let mut again = Vec::new();
+            let mut transaction = self.pool.begin().await?;
+            for (lane, sent) in &by_lane {
+                let lane = self.lane(*lane).await?;
+                let answer = self.send_removals(&lane, removals, sent, &mut transaction).await?;
+                at = at.max(Some(answer.now));
+                let gone: BTreeSet<i64> = answer.gone.iter().copied().collect();
+                let marked = answer.marked();
+                for &(index, segment) in sent {
+                    if gone.contains(&segment) {
+                        again.push(index);
+                        continue;
+                    }
+                    let ended = marked.get(&(segment, removals[index].user.as_str())).copied().flatten();
+                    outcomes[index] = if ended.is_some_and(|end| end > answer.now) {
+                        changed.insert(SegmentId(segment));
+                        RemovalOutcome::Removed
+                    } else {
+                        RemovalOutcome::NotMember
+                    };
+                }
+            }
+            self.raise_epoch(&mut transaction).await?;
+            transaction.commit().await?;
+            waiting = again;
+            if waiting.is_empty() {
+                break;
+            }
+        }
+        if !waiting.is_empty() {
+            return Err(LedgerError::Timeout(format!("{} segments keep moving", waiting.len())));
+        }
+        Ok(Removed {
+            at: match at {
+                Some(at) => timestamp(at)?,
+                None => crate::ledger::Ledger::now(self).await?,
+            },
+            outcomes,
+            changed: changed.into_iter().collect(),
+        })
+    }
+
+    async fn send_removals(
+        &self,
+        lane: &Lane,
+        removals: &[Removal],
+        sent: &[(usize, i64)],
+        session: &mut PgConnection,
+    ) -> Result<Answer, LedgerError> {
+        let segments: Vec<i64> = sent.iter().map(|(_, segment)| *segment).collect();
+        let users: Vec<&str> = sent.iter().map(|(index, _)| removals[*index].user.as_str()).collect();
+        Ok(sqlx::query_as(lane.sql(REMOVE))
             .bind(self.clock())
             .bind(&segments)
             .bind(&users)
             .bind(self.settle_micros() / 2)
-            .fetch_one(&mut *transaction)
-            .await?;
-        self.raise_epoch(&mut transaction).await?;
-        transaction.commit().await?;
-
-        let marked: HashMap<(i64, &str), Option<i64>> = answer
-            .segments
-            .iter()
-            .zip(&answer.users)
-            .zip(&answer.ended)
-            .map(|((segment, user), ended)| ((*segment, user.as_str()), *ended))
-            .collect();
-        let mut changed = BTreeSet::new();
-        let mut outcomes = Vec::with_capacity(removals.len());
-        for (segment, user) in segments.iter().zip(&users) {
-            outcomes.push(match marked.get(&(*segment, *user)) {
-                None if *segment == 0 => RemovalOutcome::NoSegment,
-                Some(Some(end)) if *end > answer.now => {
-                    changed.insert(SegmentId(*segment));
-                    RemovalOutcome::Removed
-                }
-                _ => RemovalOutcome::NotMember,
-            });
-        }
-        Ok(Removed {
-            at: timestamp(answer.now)?,
-            outcomes,
-            changed: changed.into_iter().collect(),
-        })
+            .fetch_one(session)
+            .await?)
     }
 
     /// The last statement of its transaction: those that raise it wait for each other from here to the commit.

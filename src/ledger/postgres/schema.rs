@@ -1,9 +1,11 @@
 //! The schema: base and lane, each by its own migrations.
 
+use std::collections::BTreeSet;
+
 use sqlx::migrate::Migrator;
 use sqlx::{Acquire, Connection, PgConnection};
 
-use super::{PostgresLedger, partitions};
+use super::{PostgresLedger, lanes, partitions};
 use crate::ledger::{LedgerError, SchemaState};
 
 static BASE: Migrator = sqlx::migrate!("src/ledger/postgres/migrations/base");
@@ -28,22 +30,20 @@ impl PostgresLedger {
             .bind(MIGRATION_LOCK)
             .execute(&mut *session)
             .await?;
-        for (schema, migrator) in [(&self.base, &BASE), (&self.lane, &LANE)] {
-            // IF NOT EXISTS asks for CREATE on the database even where the schema stands: a role without it could not migrate again.
-            let stands: bool = sqlx::query_scalar("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL")
-                .bind(schema)
-                .fetch_one(&mut *session)
-                .await?;
-            if !stands {
-                sqlx::query(sqlx::AssertSqlSafe(format!("CREATE SCHEMA \"{schema}\"")))
-                    .execute(&mut *session)
-                    .await?;
-            }
-            sqlx::query(sqlx::AssertSqlSafe(format!("SET search_path TO \"{schema}\"")))
+        run(&self.base, &BASE, session).await?;
+        let standing: Vec<i32> = sqlx::query_scalar(self.sql("SELECT number FROM \"{base}\".lane"))
+            .fetch_all(&mut *session)
+            .await?;
+        let wanted: BTreeSet<i32> = standing.into_iter().chain(0..self.settings.lanes.max(1)).collect();
+        for number in wanted {
+            run(&lanes::schema_of(&self.base, number), &LANE, session).await?;
+            // Known to the others only once it stands.
+            sqlx::query(self.sql("INSERT INTO \"{base}\".lane (number) VALUES ($1) ON CONFLICT DO NOTHING"))
+                .bind(number)
                 .execute(&mut *session)
                 .await?;
-            migrator.run_direct(None, &mut *session, false).await?;
         }
+        self.read_lanes(&mut *session).await?;
         partitions::ensure(self, &mut *session).await?;
         sqlx::query("SELECT pg_advisory_unlock($1)")
             .bind(MIGRATION_LOCK)
@@ -53,29 +53,70 @@ impl PostgresLedger {
         self.schema_state(session).await
     }
 
-    /// The versions of base and lane, added: both only grow, so the sum is current exactly when both are.
+    /// The versions of base and of the lane that is the furthest behind, added: both only grow, so the sum is current exactly when all are.
     pub(super) async fn schema_state(&self, session: &mut PgConnection) -> Result<SchemaState, LedgerError> {
         let expected = newest(&BASE) + newest(&LANE);
-        let both: bool = sqlx::query_scalar(
-            "SELECT to_regclass(format('%I._sqlx_migrations', $1)) IS NOT NULL
-                AND to_regclass(format('%I._sqlx_migrations', $2)) IS NOT NULL",
-        )
-        .bind(&self.base)
-        .bind(&self.lane)
-        .fetch_one(&mut *session)
-        .await?;
-        if !both {
+        let Some(base) = self.installed(&self.base, session).await? else {
             return Ok(SchemaState {
                 installed: None,
                 expected,
             });
+        };
+        let has_lanes: bool = sqlx::query_scalar("SELECT to_regclass(format('%I.lane', $1)) IS NOT NULL")
+            .bind(&self.base)
+            .fetch_one(&mut *session)
+            .await?;
+        let numbers: Vec<i32> = if has_lanes {
+            sqlx::query_scalar(self.sql("SELECT number FROM \"{base}\".lane"))
+                .fetch_all(&mut *session)
+                .await?
+        } else {
+            vec![0]
+        };
+        let mut behind = None;
+        for number in numbers {
+            let Some(version) = self.installed(&lanes::schema_of(&self.base, number), session).await? else {
+                return Ok(SchemaState {
+                    installed: None,
+                    expected,
+                });
+            };
+            behind = Some(behind.map_or(version, |other: i64| other.min(version)));
         }
-        let installed: Option<i64> = sqlx::query_scalar(self.sql(
-            "SELECT (SELECT max(version) FROM \"{base}\"._sqlx_migrations WHERE success)
-                  + (SELECT max(version) FROM \"{lane}\"._sqlx_migrations WHERE success)",
-        ))
+        Ok(SchemaState {
+            installed: behind.map(|lane| base + lane),
+            expected,
+        })
+    }
+
+    /// The newest migration that stands in a schema.
+    async fn installed(&self, schema: &str, session: &mut PgConnection) -> Result<Option<i64>, LedgerError> {
+        let stands: bool = sqlx::query_scalar("SELECT to_regclass(format('%I._sqlx_migrations', $1)) IS NOT NULL")
+            .bind(schema)
+            .fetch_one(&mut *session)
+            .await?;
+        if !stands {
+            return Ok(None);
+        }
+        let text = format!("SELECT max(version) FROM \"{schema}\"._sqlx_migrations WHERE success");
+        Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_one(session).await?)
+    }
+}
+
+/// Brings one schema to the newest of its migrations.
+async fn run(schema: &str, migrator: &Migrator, session: &mut PgConnection) -> Result<(), LedgerError> {
+    // IF NOT EXISTS asks for CREATE on the database even where the schema stands: a role without it could not migrate again.
+    let stands: bool = sqlx::query_scalar("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL")
+        .bind(schema)
         .fetch_one(&mut *session)
         .await?;
-        Ok(SchemaState { installed, expected })
+    if !stands {
+        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE SCHEMA \"{schema}\"")))
+            .execute(&mut *session)
+            .await?;
     }
+    sqlx::query(sqlx::AssertSqlSafe(format!("SET search_path TO \"{schema}\"")))
+        .execute(&mut *session)
+        .await?;
+    Ok(migrator.run_direct(None, session, false).await?)
 }

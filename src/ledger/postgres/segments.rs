@@ -4,44 +4,51 @@ use std::collections::{BTreeMap, HashMap};
 
 use sqlx::FromRow;
 
-use super::count::{INSTANT, MEMBERS};
+use super::lanes::Home;
 use super::{PostgresLedger, timestamp};
 use crate::counting::{Pair, SegmentId, SegmentName, Window};
 use crate::ledger::{LedgerError, NewSegment, PutSegment, SegmentInfo, SegmentPage};
 
 /// `$1` names.
-pub(super) const RESOLVE: &str = r#"SELECT name, id FROM "{base}".segment WHERE name = ANY($1::text[])"#;
+pub(super) const RESOLVE: &str = r#"SELECT name, id, lane FROM "{base}".segment WHERE name = ANY($1::text[])"#;
 
 /// Serialises the creation of segments by pairs, so that their limit is exact; creation is rare.
 const CREATION_LOCK: i64 = 0x5e67_c003;
 
 /// Creates the segments that pairs name, in byte order, as many as the limit leaves room for, and none that only pairs from the future name.
 ///
+/// They are dealt out to the lanes in turn, beginning with the one that has the fewest.
+///
 /// `$1` clock, `$2` names, `$3` the earliest observation of each (µs, null: now), `$4` the limit.
 const CREATE: &str = r#"
-INSERT INTO "{base}".segment (name, from_pair, created_at)
-SELECT n.name, true, i.now
-  FROM unnest($2::text[], $3::bigint[]) AS n(name, observed),
-       (SELECT coalesce($1, clock_timestamp()) AS now) i
- WHERE n.observed IS NULL OR n.observed <= (extract(epoch FROM i.now) * 1000000)::bigint + 300000000
- ORDER BY n.name COLLATE "C"
+WITH lanes AS MATERIALIZED (
+  SELECT number, row_number() OVER (ORDER BY segments, number) - 1 AS turn, count(*) OVER () AS lanes
+    FROM (SELECT l.number, (SELECT count(*) FROM "{base}".segment s WHERE s.lane = l.number) AS segments FROM "{base}".lane l) l
+), new AS MATERIALIZED (
+  SELECT n.name, i.now, row_number() OVER (ORDER BY n.name COLLATE "C") - 1 AS ordinal
+    FROM unnest($2::text[], $3::bigint[]) AS n(name, observed),
+         (SELECT coalesce($1, clock_timestamp()) AS now) i
+   WHERE n.observed IS NULL OR n.observed <= (extract(epoch FROM i.now) * 1000000)::bigint + 300000000
+)
+INSERT INTO "{base}".segment (name, lane, from_pair, created_at)
+SELECT n.name, l.number, true, n.now
+  FROM new n JOIN lanes l ON l.turn = mod(n.ordinal, l.lanes)
+ ORDER BY n.ordinal
  LIMIT greatest($4 - (SELECT count(*) FROM "{base}".segment WHERE from_pair), 0)
 ON CONFLICT (name) DO NOTHING
 "#;
 
 #[derive(FromRow)]
 struct Row {
-    at: i64,
     id: i64,
     name: String,
     window_seconds: Option<i64>,
     description: Option<String>,
     created: i64,
-    members: i64,
 }
 
 impl Row {
-    fn into_info(self) -> Result<SegmentInfo, LedgerError> {
+    fn into_info(self, members: i64) -> Result<SegmentInfo, LedgerError> {
         let defect = |what: &str| LedgerError::Internal(format!("segment {}: its {what} breaks the rules", self.id));
         Ok(SegmentInfo {
             id: SegmentId(self.id),
@@ -51,7 +58,7 @@ impl Row {
                 .transpose()
                 .map_err(|_| defect("window"))?,
             created_at: timestamp(self.created)?,
-            members: self.members,
+            members,
             name: SegmentName::new(self.name.as_str()).map_err(|_| defect("name"))?,
             description: self.description,
         })
@@ -59,9 +66,9 @@ impl Row {
 }
 
 impl PostgresLedger {
-    /// The segment of each pair, created where a valid pair names it first; `None`: only refused pairs name it, or the limit is reached.
-    pub(super) async fn segments_of(&self, pairs: &[&Pair]) -> Result<Vec<Option<SegmentId>>, LedgerError> {
-        let mut found: Vec<Option<SegmentId>> = pairs.iter().map(|pair| self.ids.get(&pair.segment)).collect();
+    /// Where the segment of each pair lives, created where a valid pair names it first; `None`: only refused pairs name it, or the limit is reached.
+    pub(super) async fn segments_of(&self, pairs: &[&Pair]) -> Result<Vec<Option<Home>>, LedgerError> {
+        let mut found: Vec<Option<Home>> = pairs.iter().map(|pair| self.ids.get(&pair.segment)).collect();
         let mut absent: BTreeMap<&SegmentName, Option<i64>> = BTreeMap::new();
         for (pair, _) in pairs.iter().zip(&found).filter(|(_, id)| id.is_none()) {
             let observed = pair.observed_micros();
@@ -74,15 +81,15 @@ impl PostgresLedger {
             return Ok(found);
         }
         let names: Vec<&SegmentName> = absent.keys().copied().collect();
-        let mut numbers = self.look_up(&names).await?;
-        absent.retain(|name, _| !numbers.contains_key(name.as_str()));
+        let mut homes = self.look_up(&names).await?;
+        absent.retain(|name, _| !homes.contains_key(name.as_str()));
         if !absent.is_empty() {
             self.create(&absent).await?;
             let names: Vec<&SegmentName> = absent.keys().copied().collect();
-            numbers.extend(self.look_up(&names).await?);
+            homes.extend(self.look_up(&names).await?);
         }
         for (pair, id) in pairs.iter().zip(&mut found).filter(|(_, id)| id.is_none()) {
-            *id = numbers.get(pair.segment.as_str()).copied();
+            *id = homes.get(pair.segment.as_str()).copied();
         }
         Ok(found)
     }
@@ -107,16 +114,23 @@ impl PostgresLedger {
         Ok(())
     }
 
-    async fn look_up(&self, names: &[&SegmentName]) -> Result<HashMap<String, SegmentId>, LedgerError> {
+    pub(super) async fn look_up(&self, names: &[&SegmentName]) -> Result<HashMap<String, Home>, LedgerError> {
         let texts: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
-        let rows: Vec<(String, i64)> = sqlx::query_as(self.sql.resolve.clone())
+        let rows: Vec<(String, i64, i32)> = sqlx::query_as(self.resolve.clone())
             .bind(&texts)
             .fetch_all(&self.pool)
             .await?;
-        let found: HashMap<String, SegmentId> = rows.into_iter().map(|(name, id)| (name, SegmentId(id))).collect();
+        let home = |(name, id, lane)| {
+            let id = SegmentId(id);
+            (name, Home { id, lane })
+        };
+        let found: HashMap<String, Home> = rows.into_iter().map(home).collect();
         for name in names {
             match found.get(name.as_str()) {
-                Some(&id) => self.ids.insert((*name).clone(), id),
+                Some(&home) => {
+                    self.homes.insert(home.id, home.lane);
+                    self.ids.insert((*name).clone(), home);
+                }
                 None => {
                     self.ids.remove(*name);
                 }
@@ -128,16 +142,21 @@ impl PostgresLedger {
     /// Asks every time: who counts remembers numbers too, and comes here to learn whether they still stand.
     pub(super) async fn resolve_names(&self, names: &[SegmentName]) -> Result<Vec<Option<SegmentId>>, LedgerError> {
         let asked: Vec<&SegmentName> = names.iter().collect();
-        let numbers = self.look_up(&asked).await?;
-        Ok(names.iter().map(|name| numbers.get(name.as_str()).copied()).collect())
+        let homes = self.look_up(&asked).await?;
+        Ok(names
+            .iter()
+            .map(|name| homes.get(name.as_str()).map(|home| home.id))
+            .collect())
     }
 
     pub(super) async fn upsert_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError> {
         // xmax is 0 exactly in a row that this statement inserted.
         let mut transaction = self.pool.begin().await?;
         let created: bool = sqlx::query_scalar(self.sql(
-            r#"INSERT INTO "{base}".segment AS s (name, window_seconds, description, from_pair, created_at)
-               VALUES ($2, $3, $4, false, coalesce($1, clock_timestamp()))
+            r#"INSERT INTO "{base}".segment AS s (name, lane, window_seconds, description, from_pair, created_at)
+               VALUES ($2, (SELECT l.number FROM "{base}".lane l
+                             ORDER BY (SELECT count(*) FROM "{base}".segment o WHERE o.lane = l.number), l.number LIMIT 1),
+                       $3, $4, false, coalesce($1, clock_timestamp()))
                ON CONFLICT (name) DO UPDATE SET window_seconds = EXCLUDED.window_seconds, description = EXCLUDED.description
                RETURNING xmax = 0"#,
         ))
@@ -165,7 +184,9 @@ impl PostgresLedger {
             r#"WITH gone AS (
                  DELETE FROM "{base}".segment WHERE name = $2 RETURNING id, lane
                )
-               INSERT INTO "{base}".segment_deleted (id, lane, deleted_at) SELECT id, lane, coalesce($1, clock_timestamp()) FROM gone
+               INSERT INTO "{base}".segment_deleted AS d (id, lane, deleted_at)
+               SELECT g.id, l.number, coalesce($1, clock_timestamp()) FROM gone g, "{base}".lane l
+               ON CONFLICT (id, lane) DO UPDATE SET moved = false, deleted_at = EXCLUDED.deleted_at
                RETURNING id"#,
         ))
         .bind(self.clock())
@@ -181,12 +202,16 @@ impl PostgresLedger {
     }
 
     pub(super) async fn one_segment(&self, name: &SegmentName) -> Result<Option<SegmentInfo>, LedgerError> {
-        let row: Option<Row> = sqlx::query_as(self.sql(&select("s.name = $2", "")))
-            .bind(self.clock())
+        let row: Option<Row> = sqlx::query_as(self.sql(&select("s.name = $1", "")))
             .bind(name.as_str())
             .fetch_optional(&self.pool)
             .await?;
-        row.map(Row::into_info).transpose()
+        let Some(row) = row else { return Ok(None) };
+        let count = self.count_segments(&[SegmentId(row.id)]).await?;
+        match count.first() {
+            Some(count) if count.exists => row.into_info(count.members).map(Some),
+            _ => Ok(None),
+        }
     }
 
     pub(super) async fn page_of_segments(
@@ -195,8 +220,7 @@ impl PostgresLedger {
         limit: u32,
     ) -> Result<SegmentPage, LedgerError> {
         // One more than asked for tells whether there is a next page. The empty string sorts before every name.
-        let mut rows: Vec<Row> = sqlx::query_as(self.sql(&select("s.name > $2", "ORDER BY s.name LIMIT $3")))
-            .bind(self.clock())
+        let mut rows: Vec<Row> = sqlx::query_as(self.sql(&select("s.name > $1", "ORDER BY s.name LIMIT $2")))
             .bind(after.map_or("", SegmentName::as_str))
             .bind(i64::from(limit) + 1)
             .fetch_all(&self.pool)
@@ -204,21 +228,23 @@ impl PostgresLedger {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = rows.len() > limit;
         rows.truncate(limit);
-        let as_of = match rows.first() {
-            Some(row) => timestamp(row.at)?,
+        let ids: Vec<SegmentId> = rows.iter().map(|row| SegmentId(row.id)).collect();
+        let counts = self.count_segments(&ids).await?;
+        let as_of = match counts.iter().map(|count| count.as_of).min() {
+            Some(at) => at,
             None => crate::ledger::Ledger::now(self).await?,
         };
-        let segments = rows.into_iter().map(Row::into_info).collect::<Result<_, _>>()?;
+        let standing = rows.into_iter().zip(counts).filter(|(_, count)| count.exists);
+        let segments = standing
+            .map(|(row, count)| row.into_info(count.members))
+            .collect::<Result<_, _>>()?;
         Ok(SegmentPage { as_of, segments, more })
     }
 }
 
 fn select(condition: &str, tail: &str) -> String {
     format!(
-        "WITH {INSTANT}
-         SELECT i.micros AS at, s.id, s.name, s.window_seconds, s.description,
-                (extract(epoch FROM s.created_at) * 1000000)::bigint AS created, {MEMBERS} AS members
-           FROM \"{{base}}\".segment s, instant i
-          WHERE {condition} {tail}"
+        "SELECT s.id, s.name, s.window_seconds, s.description, (extract(epoch FROM s.created_at) * 1000000)::bigint AS created
+           FROM \"{{base}}\".segment s WHERE {condition} {tail}"
     )
 }

@@ -62,6 +62,7 @@ impl Judge<'_> {
         let max_staleness = self.one("max_staleness_ms", |text| number(text, 0, 60_000));
         let serve_stale = self.one("serve_stale_seconds", |text| number(text, 0, 604_800));
         let settle = self.one("settle_seconds", |text| number(text, 10, 86_400));
+        let lanes = self.one("lanes", |text| number(text, 1, 1_000));
         let max_segments = self.one("max_segments_from_pairs", |text| number(text, 0, 1_000_000_000));
         let tokens_file = self.optional("tokens_file", path);
         let log_format = self.one("log_format", LogFormat::from_str);
@@ -80,6 +81,7 @@ impl Judge<'_> {
             serve_stale: Duration::from_secs(serve_stale?),
             settle: Duration::from_secs(settle?),
             max_segments_from_pairs: max_segments?,
+            lanes: lanes?,
             tokens_file,
             log_format: log_format?,
             shutdown_grace: Duration::from_secs(shutdown_grace?),

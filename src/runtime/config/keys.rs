@@ -185,6 +185,13 @@ pub const KEYS: &[Key] = {
             "The password of the Redis nodes; read anew for new connections",
         ),
         key(
+            Database,
+            "lanes",
+            "NUMBER",
+            Some("1"),
+            "How many lanes `migrate` provides, each a Postgres schema with some of the segments; more can be added, none is taken away",
+        ),
+        key(
             Counting,
             "window_seconds",
             "SECONDS",

@@ -45,6 +45,8 @@ pub struct Config {
     pub serve_stale: Duration,
     /// How long a membership has ended before the archive touches it.
     pub settle: Duration,
+    /// How many lanes a migration provides.
+    pub lanes: u64,
     /// How many segments pairs may create.
     pub max_segments_from_pairs: u64,
     /// The tokens.

@@ -8,11 +8,19 @@ CREATE TABLE removal_epoch (
 );
 INSERT INTO removal_epoch (epoch) VALUES (1);
 
--- Segments that were deleted and whose rows are not all cleared away yet.
+-- The lanes there are: schemas with the memberships and counters of some of the segments.
+CREATE TABLE lane (
+  number integer PRIMARY KEY
+);
+INSERT INTO lane (number) VALUES (0);
+
+-- What segments left in lanes that were deleted, or moved to another lane, and is not all cleared away yet.
 CREATE TABLE segment_deleted (
-  id         bigint PRIMARY KEY,
+  id         bigint NOT NULL,
   lane       integer NOT NULL,
-  deleted_at timestamptz NOT NULL
+  moved      boolean NOT NULL DEFAULT false,  -- its history stays where it is
+  deleted_at timestamptz NOT NULL,
+  PRIMARY KEY (id, lane)
 );
 
 -- The key of the hashes below: made here, once, and never told.
