@@ -7,6 +7,8 @@
 mod concurrent;
 #[path = "ledger/jobs.rs"]
 mod jobs;
+#[path = "ledger/lanes.rs"]
+mod lanes_of_postgres;
 #[path = "ledger/model.rs"]
 mod model;
 #[path = "ledger/random.rs"]

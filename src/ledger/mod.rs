@@ -24,7 +24,7 @@ pub use jobs::{ArchiveBatch, ArchiveCursor, Job, JobId, JobReport, JobResult, Jo
 pub use open::{Location, LocationError, open};
 #[doc(hidden)]
 pub use postgres::recording_for_bench;
-pub use postgres::{PostgresLedger, PostgresOptions};
+pub use postgres::{MoveError, MoveProgress, PostgresLedger, PostgresOptions};
 pub use removal::{Erasure, RemovalOutcome, Removed};
 pub use sqlite::SqliteLedger;
 pub use types::{

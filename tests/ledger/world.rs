@@ -150,6 +150,13 @@ impl Place {
         self.number(&sql).await > 0
     }
 
+    /// Triggers and notes that moves left.
+    pub async fn traces_of_moves(&self) -> i64 {
+        self.number("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'segment_move_%'")
+            .await
+            + self.number("SELECT count(*) FROM {base}.move_log").await
+    }
+
     /// A number by a statement behind the ledger's back; `{base}` and `{lane}` stand for its schemas. Where there are several lanes, the sum.
     async fn number(&self, sql: &str) -> i64 {
         match self.kind {

@@ -15,7 +15,7 @@ const SWEEP_CHUNK: i64 = 10_000;
 /// renewed while we waited is checked again under its lock. A row that also bears a removal stays as its mark until that is spent; a mark alone
 /// (which ended at the epoch) is no membership and goes into no history.
 ///
-/// Rows of a segment that was deleted, or lives in another lane, are the sweep's.
+/// Rows of a segment that was deleted, or lives in another lane, are left alone: they are the sweep's, or a copy that is being made.
 ///
 /// Answers how many memberships were moved, how many rows were dealt with, and the last block of those.
 const MOVE: &str = r#"
@@ -28,7 +28,7 @@ WITH instant AS MATERIALIZED (
    WHERE m.ctid >= format('(%s,0)', $3)::tid AND m.ctid < format('(%s,0)', $4)::tid
      AND m.expires_at <= (SELECT now FROM instant) - $2 * interval '1 microsecond'
      AND (m.expires_at > timestamptz 'epoch' OR m.removed_at <= (SELECT now FROM instant) - $6 * interval '1 microsecond')
-     AND NOT EXISTS (SELECT FROM "{base}".segment_deleted d WHERE d.id = m.segment_id AND d.lane = {number})
+     AND EXISTS (SELECT FROM "{base}".segment s WHERE s.id = m.segment_id AND s.lane = {number})
    LIMIT $5
    FOR UPDATE SKIP LOCKED
 ), gone AS (
@@ -97,6 +97,7 @@ impl PostgresLedger {
             counters += self.sweep_counters(lane).await?;
             self.clear_deleted(lane).await?;
         }
+        self.clear_broken_moves().await?;
         sqlx::query(
             self.sql("DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())"),
         )

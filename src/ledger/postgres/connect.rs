@@ -212,6 +212,7 @@ impl PostgresLedger {
             "segment",
             "job_run",
             "lane",
+            "move_log",
             "removal_epoch",
             "segment_deleted",
             "suppression",

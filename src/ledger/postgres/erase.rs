@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
-use super::lanes::Lane;
+use super::lanes::{LANE_CHANGE_LOCK, Lane};
 use super::{PostgresLedger, timestamp};
 use crate::counting::{SegmentId, UserId};
 use crate::ledger::{Erasure, LedgerError};
@@ -77,7 +77,18 @@ impl PostgresLedger {
         self.raise_epoch(&mut transaction).await?;
         transaction.commit().await?;
         let lanes = self.all_lanes().await?;
+        // A segment must not change its lane between one lane's part of this and another's.
+        let mut still = self.pool.begin().await?;
+        // However long the history is.
+        sqlx::query("SET LOCAL idle_in_transaction_session_timeout = 0")
+            .execute(&mut *still)
+            .await?;
+        sqlx::query("SELECT pg_advisory_xact_lock_shared($1)")
+            .bind(LANE_CHANGE_LOCK)
+            .execute(&mut *still)
+            .await?;
         let erased = try_join_all(lanes.iter().map(|lane| self.erase_in(lane, user))).await?;
+        still.commit().await?;
         let memberships: i64 = erased.iter().map(|(memberships, _, _)| memberships).sum();
         let history: i64 = erased.iter().map(|(_, history, _)| history).sum();
         let finished: Option<(i64, i64)> = sqlx::query_as(self.sql(FINISH))

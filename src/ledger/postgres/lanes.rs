@@ -11,6 +11,9 @@ use super::{PostgresLedger, count, record};
 use crate::counting::SegmentId;
 use crate::ledger::LedgerError;
 
+/// Held shared by what must find every segment in one lane, exclusively while a segment changes its lane.
+pub(super) const LANE_CHANGE_LOCK: i64 = 0x5e67_c005;
+
 /// Where a segment lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Home {

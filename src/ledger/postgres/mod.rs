@@ -11,6 +11,7 @@ mod deleted;
 mod erase;
 mod jobs;
 mod lanes;
+mod moving;
 mod partitions;
 mod record;
 mod recount;
@@ -33,6 +34,7 @@ use crate::counting::{Pair, Removal, SegmentId, SegmentName, UserId};
 
 pub use connect::PostgresOptions;
 use lanes::{Home, Lane, Lanes};
+pub use moving::{MoveError, MoveProgress};
 
 /// How many names of segments a process remembers the numbers of.
 const ID_CACHE_ENTRIES: usize = 100_000;
@@ -94,6 +96,13 @@ impl PostgresLedger {
     fn settle_micros(&self) -> i64 {
         i64::try_from(self.settings.settle.as_micros()).unwrap_or(i64::MAX / 4)
     }
+}
+
+/// A statement whose every part that was filled in is proven.
+type Statement = sqlx::SqlStr;
+
+fn statement(text: String) -> Statement {
+    sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(text))
 }
 
 /// What `make bench` needs to send the very statement that records a batch from another client: its text and the settings of its session.

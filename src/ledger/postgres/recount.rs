@@ -32,8 +32,12 @@ instant AS MATERIALIZED (
 const COMPARE: &str = r#"
 SELECT (SELECT (extract(epoch FROM now) * 1000000)::bigint FROM instant),
        coalesce((SELECT sum(n) FROM truth), 0)::bigint,
-       (coalesce((SELECT sum(abs(d)) FROM bucket_difference), 0) + coalesce((SELECT sum(abs(d)) FROM span_difference), 0))::bigint
+       (coalesce((SELECT sum(abs(d)) FROM bucket_difference), 0) + coalesce((SELECT sum(abs(d)) FROM span_difference), 0))::bigint,
+       EXISTS (SELECT FROM "{base}".segment s WHERE s.id = $2 AND s.lane = {number})
 "#;
+
+/// How often a segment is looked for that moves from lane to lane.
+const TRIES: u32 = 4;
 
 const MEND: &str = r#"
 , mended_buckets AS (
@@ -58,13 +62,30 @@ impl PostgresLedger {
     }
 
     pub(super) async fn recount_segment(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
-        // One that is gone counts nobody anywhere: lane 0 will do.
-        let homes = self.homes_of(&[segment]).await?;
-        let lane = self.lane(homes.get(&segment).copied().unwrap_or(0)).await?;
-        let mut found = self.compare(&lane, segment, "", &self.pool).await?;
-        if found.drift != 0 {
-            found = self.mend(&lane, segment).await?;
+        let mut found = None;
+        for _ in 0..TRIES {
+            let Some(lane) = self.homes_of(&[segment]).await?.get(&segment).copied() else {
+                break;
+            };
+            let lane = self.lane(lane).await?;
+            found = match self.compare(&lane, segment, "", &self.pool).await? {
+                Some(found) if found.drift != 0 => self.mend(&lane, segment).await?,
+                found => found,
+            };
+            if found.is_some() {
+                break;
+            }
+            self.homes.remove(&segment);
         }
+        let Some(found) = found else {
+            // It was deleted: nobody is in it, and nothing is to be noted.
+            return Ok(Recount {
+                segment,
+                members: 0,
+                drift: 0,
+                as_of: crate::ledger::Ledger::now(self).await?,
+            });
+        };
         let mut session = self.pool.acquire().await?;
         partitions::ensure(self, &mut session).await?;
         sqlx::query(self.sql(
@@ -81,30 +102,34 @@ impl PostgresLedger {
         Ok(found)
     }
 
+    /// `None`: the segment does not live in this lane, whatever rows it may have left there.
     async fn compare<'e>(
         &self,
         lane: &Lane,
         segment: SegmentId,
         mend: &str,
         executor: impl Executor<'e, Database = Postgres>,
-    ) -> Result<Recount, LedgerError> {
+    ) -> Result<Option<Recount>, LedgerError> {
         let text = format!("WITH {DIFFERENCES} {mend} {COMPARE}");
-        let (at, members, drift): (i64, i64, i64) = sqlx::query_as(lane.sql(&text))
+        let (at, members, drift, here): (i64, i64, i64, bool) = sqlx::query_as(lane.sql(&text))
             .bind(self.clock())
             .bind(segment.0)
             .fetch_one(executor)
             .await?;
-        Ok(Recount {
+        if !here {
+            return Ok(None);
+        }
+        Ok(Some(Recount {
             segment,
             members,
             drift,
             as_of: timestamp(at)?,
-        })
+        }))
     }
 
     /// Adds what is missing while no writer moves a counter. Writers wait for the table's lock with their memberships uncommitted, so
     /// memberships and counters that this sees belong together.
-    async fn mend(&self, lane: &Lane, segment: SegmentId) -> Result<Recount, LedgerError> {
+    async fn mend(&self, lane: &Lane, segment: SegmentId) -> Result<Option<Recount>, LedgerError> {
         let mut transaction = self.pool.begin().await?;
         sqlx::query(
             lane.sql("LOCK TABLE \"{lane}\".segment_bucket, \"{lane}\".segment_span IN SHARE ROW EXCLUSIVE MODE"),

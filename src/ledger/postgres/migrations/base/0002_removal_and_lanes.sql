@@ -1,4 +1,4 @@
--- What removal, deletion and erasure leave behind. The version before goes on serving while these stand: it asks for none of them.
+-- What removal, deletion and erasure leave behind, and lanes. The version before goes on serving while these stand: it asks for none of them.
 
 -- Raised by every removal, erasure, deletion and change of a window, in the same transaction; every recorded batch brings it back. Who answers
 -- repeats from memory forgets them when it has moved.
@@ -21,6 +21,12 @@ CREATE TABLE segment_deleted (
   moved      boolean NOT NULL DEFAULT false,  -- its history stays where it is
   deleted_at timestamptz NOT NULL,
   PRIMARY KEY (id, lane)
+);
+
+-- What changed in a lane while one of its segments is copied to another one: written by triggers that stand only meanwhile.
+CREATE TABLE move_log (
+  segment_id bigint NOT NULL,
+  user_id    text COLLATE "C" NOT NULL
 );
 
 -- The key of the hashes below: made here, once, and never told.

@@ -1,0 +1,391 @@
+//! Moves a segment to another lane while it is written.
+//!
+//! 1. Triggers note in `move_log` whose rows change; they stand only meanwhile, so that other writers pay nothing for it.
+//! 2. The memberships are copied, in the order of their keys, in short statements.
+//! 3. What was noted is copied again, until little is left.
+//! 4. The change: for a moment writers of the lane wait, the rest is copied, the counters are taken over as they stand, and the segment's lane is
+//!    set. Whoever waited then sees by a fresh snapshot that the segment lives elsewhere, and goes there.
+//! 5. The triggers go, and the rows that were left behind.
+//!
+//! Broken off at any time it leaves the segment where it was, or where it went; the next move or sweep takes the rest away.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{Acquire, PgConnection, Postgres};
+
+use super::lanes::{Home, LANE_CHANGE_LOCK, Lane};
+use super::{PostgresLedger, Statement, statement};
+use crate::counting::{SegmentId, SegmentName};
+use crate::ledger::LedgerError;
+
+/// One move at a time in a database.
+const MOVE_LOCK: i64 = 0x5e67_c006;
+/// How many rows one statement copies.
+const CHUNK: i64 = 10_000;
+/// With so few noted keys left the change begins: copying them takes milliseconds.
+const FEW: usize = 500;
+/// How long the change may wait for the writers that are under way, with the others behind it; then it makes room and tries again.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+/// How often.
+const TRIES: u32 = 30;
+
+/// Why a segment was not moved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MoveError {
+    /// There is none of this name.
+    #[error("there is no such segment")]
+    NoSegment,
+    /// There is no such lane.
+    #[error(
+        "there is no lane {wanted}: there are {lanes}, counted from 0; `segment-counter migrate --lanes` adds more"
+    )]
+    NoLane {
+        /// The lane that was asked for.
+        wanted: i32,
+        /// How many there are.
+        lanes: usize,
+    },
+    /// Another move is under way.
+    #[error("another segment is being moved: one at a time")]
+    Busy,
+    /// The database.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl From<sqlx::Error> for MoveError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
+/// How far a move is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MoveProgress {
+    /// Memberships copied.
+    pub copied: i64,
+    /// Memberships copied again, because they changed meanwhile.
+    pub caught_up: i64,
+    /// Whether the segment lives in the new lane.
+    pub moved: bool,
+}
+
+/// `$1` segment, `$2` the user after whom to go on, `$3` how many.
+const COPY: &str = r#"
+WITH next AS MATERIALIZED (
+  SELECT segment_id, expires_at, prev_expires_at, removed_at, user_id FROM "{lane}".membership
+   WHERE segment_id = $1 AND user_id > $2 COLLATE "C" ORDER BY user_id LIMIT $3
+), put AS (
+  INSERT INTO "{target}".membership AS m (segment_id, expires_at, prev_expires_at, removed_at, user_id)
+  SELECT segment_id, expires_at, prev_expires_at, removed_at, user_id FROM next
+  ON CONFLICT (segment_id, user_id) DO UPDATE
+     SET expires_at = EXCLUDED.expires_at, prev_expires_at = EXCLUDED.prev_expires_at, removed_at = EXCLUDED.removed_at
+)
+SELECT count(*), max(user_id) FROM next
+"#;
+
+/// `$1` segment, `$2` how many at most: takes notes out of the log.
+const TAKE: &str = r#"
+DELETE FROM "{base}".move_log
+ WHERE ctid = ANY (ARRAY(SELECT ctid FROM "{base}".move_log WHERE segment_id = $1 LIMIT $2))
+RETURNING user_id
+"#;
+
+/// `$1` segment, `$2` users: makes the copy of each what stands now.
+const CATCH_UP: &str = r#"
+WITH standing AS MATERIALIZED (
+  SELECT m.segment_id, m.expires_at, m.prev_expires_at, m.removed_at, m.user_id FROM "{lane}".membership m
+   WHERE m.segment_id = $1 AND m.user_id = ANY ($2::text[])
+), gone AS (
+  DELETE FROM "{target}".membership t
+   WHERE t.segment_id = $1 AND t.user_id = ANY ($2::text[]) AND NOT EXISTS (SELECT FROM standing s WHERE s.user_id = t.user_id)
+)
+INSERT INTO "{target}".membership AS m (segment_id, expires_at, prev_expires_at, removed_at, user_id)
+SELECT segment_id, expires_at, prev_expires_at, removed_at, user_id FROM standing
+ON CONFLICT (segment_id, user_id) DO UPDATE
+   SET expires_at = EXCLUDED.expires_at, prev_expires_at = EXCLUDED.prev_expires_at, removed_at = EXCLUDED.removed_at
+"#;
+
+impl PostgresLedger {
+    /// Moves a segment to another lane while it is written; `progress` is called after each step. False: it lived there already.
+    ///
+    /// # Errors
+    /// [`MoveError`]; the segment stays where it was then, or where it is said to be, and moving it again is safe.
+    pub async fn move_segment(
+        &self,
+        name: &SegmentName,
+        to: i32,
+        progress: &(dyn Fn(&MoveProgress) + Send + Sync),
+    ) -> Result<bool, MoveError> {
+        let lanes = self.read_lanes(&self.pool).await?;
+        let Some(target) = lanes.iter().find(|lane| lane.number == to) else {
+            return Err(MoveError::NoLane {
+                wanted: to,
+                lanes: lanes.len(),
+            });
+        };
+        let mut guard = self.only_move().await?.ok_or(MoveError::Busy)?;
+        let homes = self.look_up(&[name]).await?;
+        let home = *homes.get(name.as_str()).ok_or(MoveError::NoSegment)?;
+        if home.lane == to {
+            return Ok(false);
+        }
+        let source = self.lane(home.lane).await?;
+        let moving = Move {
+            ledger: self,
+            segment: home.id,
+            source: &source,
+            target,
+        };
+        self.take_traces_away(&mut guard).await?;
+        moving.make_room().await?;
+        moving.note_changes(&mut guard).await?;
+        let mut state = MoveProgress::default();
+        let moved = moving.run(&mut state, progress).await;
+        // Whatever came of it: without the triggers nothing is noted any more.
+        let clean = self.take_traces_away(&mut guard).await;
+        self.ids.remove(name);
+        self.homes.remove(&home.id);
+        moved?;
+        clean?;
+        self.ids.insert(name.clone(), Home { id: home.id, lane: to });
+        state.moved = true;
+        progress(&state);
+        moving.clear_what_was_left().await?;
+        Ok(true)
+    }
+
+    /// Takes away what a move left that broke off; nothing where one is under way.
+    pub(super) async fn clear_broken_moves(&self) -> Result<(), LedgerError> {
+        match self.only_move().await? {
+            Some(mut guard) => self.take_traces_away(&mut guard).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A session that holds the lock of moves, for as long as it lives; `None`: another one does.
+    async fn only_move(&self) -> Result<Option<PoolConnection<Postgres>>, LedgerError> {
+        let mut session = self.pool.acquire().await?;
+        // Its settings and its lock must not go back to the pool.
+        session.close_on_drop();
+        sqlx::query("SET statement_timeout = 0").execute(&mut *session).await?;
+        let alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+            .bind(MOVE_LOCK)
+            .fetch_one(&mut *session)
+            .await?;
+        Ok(alone.then_some(session))
+    }
+
+    /// Drops the triggers and forgets what they noted.
+    async fn take_traces_away(&self, session: &mut PgConnection) -> Result<(), LedgerError> {
+        let standing: Vec<(String, String)> = sqlx::query_as(
+            "SELECT quote_ident(t.tgname), t.tgrelid::regclass::text
+               FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE t.tgname LIKE 'segment\\_move\\_%' AND n.nspname LIKE $1",
+        )
+        .bind(format!("{}\\_lane\\_%", self.base.replace('_', "\\_")))
+        .fetch_all(&mut *session)
+        .await?;
+        for (trigger, table) in standing {
+            // The names are the catalogue's own, quoted by it.
+            let text = format!("DROP TRIGGER IF EXISTS {trigger} ON {table}");
+            patiently(session, &[statement(text)]).await?;
+        }
+        sqlx::query(self.sql("DELETE FROM \"{base}\".move_log"))
+            .execute(session)
+            .await?;
+        Ok(())
+    }
+}
+
+struct Move<'a> {
+    ledger: &'a PostgresLedger,
+    segment: SegmentId,
+    source: &'a Lane,
+    target: &'a Lane,
+}
+
+impl Move<'_> {
+    fn sql(&self, text: &str) -> Statement {
+        statement(self.source.text(text).replace("{target}", &self.target.schema))
+    }
+
+    /// Nothing of the segment may be in the new lane from an earlier time, and no sweep may think that there is.
+    async fn make_room(&self) -> Result<(), LedgerError> {
+        self.ledger.clear_rows(self.target, self.segment).await?;
+        self.forget_left(self.target).await
+    }
+
+    async fn forget_left(&self, lane: &Lane) -> Result<(), LedgerError> {
+        sqlx::query(lane.sql("DELETE FROM \"{base}\".segment_deleted WHERE id = $1 AND lane = {number}"))
+            .bind(self.segment.0)
+            .execute(&self.ledger.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// From the commit on every change is noted; making a trigger waits for the writers that are under way.
+    async fn note_changes(&self, session: &mut PgConnection) -> Result<(), LedgerError> {
+        let id = self.segment.0;
+        let trigger = |name: &str, event: &str, row: &str| {
+            self.sql(&format!(
+                "CREATE TRIGGER segment_move_{name} AFTER {event} ON \"{{lane}}\".membership
+                    FOR EACH ROW WHEN ({row}.segment_id = {id}) EXECUTE FUNCTION \"{{base}}\".note_move()"
+            ))
+        };
+        let function = self.sql(
+            r#"CREATE OR REPLACE FUNCTION "{base}".note_move() RETURNS trigger LANGUAGE plpgsql AS $$
+               BEGIN
+                 INSERT INTO "{base}".move_log (segment_id, user_id)
+                 VALUES (coalesce(NEW.segment_id, OLD.segment_id), coalesce(NEW.user_id, OLD.user_id));
+                 RETURN NULL;
+               END $$"#,
+        );
+        let statements = [
+            function,
+            trigger("written", "INSERT OR UPDATE", "NEW"),
+            trigger("deleted", "DELETE", "OLD"),
+        ];
+        patiently(session, &statements).await
+    }
+
+    async fn run(
+        &self,
+        state: &mut MoveProgress,
+        progress: &(dyn Fn(&MoveProgress) + Send + Sync),
+    ) -> Result<(), LedgerError> {
+        let mut after = Some(String::new());
+        while let Some(user) = after {
+            let (copied, last): (i64, Option<String>) = sqlx::query_as(self.sql(COPY))
+                .bind(self.segment.0)
+                .bind(&user)
+                .bind(CHUNK)
+                .fetch_one(&self.ledger.pool)
+                .await?;
+            state.copied += copied;
+            after = last;
+            progress(state);
+        }
+        loop {
+            let mut transaction = self.ledger.pool.begin().await?;
+            let taken = self.catch_up(&mut transaction).await?;
+            transaction.commit().await?;
+            state.caught_up += i64::try_from(taken).unwrap_or(i64::MAX);
+            progress(state);
+            if taken < FEW {
+                break;
+            }
+        }
+        for _ in 0..TRIES {
+            match self.change_over(state).await {
+                Err(error) if is_lock_timeout(&error) => tokio::time::sleep(Duration::from_millis(200)).await,
+                done => return Ok(done?),
+            }
+        }
+        Err(LedgerError::Timeout(
+            "the writers of the lane left no moment for the change; the segment stays where it was".to_owned(),
+        ))
+    }
+
+    /// Copies again what was noted, a chunk of it; how many notes that were.
+    async fn catch_up(&self, session: &mut PgConnection) -> Result<usize, sqlx::Error> {
+        let taken: Vec<String> = sqlx::query_scalar(self.sql(TAKE))
+            .bind(self.segment.0)
+            .bind(CHUNK)
+            .fetch_all(&mut *session)
+            .await?;
+        let users: BTreeSet<&str> = taken.iter().map(String::as_str).collect();
+        let users: Vec<&str> = users.into_iter().collect();
+        // By a snapshot of its own: what stands is at least as new as the notes that were taken.
+        sqlx::query(self.sql(CATCH_UP))
+            .bind(self.segment.0)
+            .bind(&users)
+            .execute(session)
+            .await?;
+        Ok(taken.len())
+    }
+
+    async fn change_over(&self, state: &mut MoveProgress) -> Result<(), sqlx::Error> {
+        let mut transaction = self.ledger.pool.begin().await?;
+        let session = &mut *transaction;
+        sqlx::query(LOCK_TIMEOUT).execute(&mut *session).await?;
+        sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .bind(LANE_CHANGE_LOCK)
+            .execute(&mut *session)
+            .await?;
+        // Writers take their lock on the table before the snapshot that they read by: who waits here will see where the segment lives.
+        sqlx::query(self.sql("LOCK TABLE \"{lane}\".membership IN SHARE ROW EXCLUSIVE MODE"))
+            .execute(&mut *session)
+            .await?;
+        loop {
+            let taken = self.catch_up(&mut *session).await?;
+            state.caught_up += i64::try_from(taken).unwrap_or(i64::MAX);
+            if taken == 0 {
+                break;
+            }
+        }
+        for (table, column) in [("segment_bucket", "expires_at"), ("segment_span", "span_end")] {
+            // An erasure may have counted in the copy: what stands in the source is what holds.
+            let clear = format!("DELETE FROM \"{{target}}\".{table} WHERE segment_id = $1");
+            let take_over = format!(
+                "INSERT INTO \"{{target}}\".{table} (segment_id, {column}, members)
+                 SELECT segment_id, {column}, members FROM \"{{lane}}\".{table} WHERE segment_id = $1"
+            );
+            for text in [clear, take_over] {
+                sqlx::query(self.sql(&text))
+                    .bind(self.segment.0)
+                    .execute(&mut *session)
+                    .await?;
+            }
+        }
+        sqlx::query(self.sql("UPDATE \"{base}\".segment SET lane = $2 WHERE id = $1"))
+            .bind(self.segment.0)
+            .bind(self.target.number)
+            .execute(&mut *session)
+            .await?;
+        sqlx::query(self.sql(
+            "INSERT INTO \"{base}\".segment_deleted (id, lane, moved, deleted_at)
+             VALUES ($1, {number}, true, coalesce($2, clock_timestamp())) ON CONFLICT DO NOTHING",
+        ))
+        .bind(self.segment.0)
+        .bind(self.ledger.clock())
+        .execute(&mut *session)
+        .await?;
+        transaction.commit().await
+    }
+
+    /// No writer is under way that took the segment for living here: the change waited for all of them.
+    async fn clear_what_was_left(&self) -> Result<(), LedgerError> {
+        self.ledger.clear_rows(self.source, self.segment).await?;
+        self.forget_left(self.source).await
+    }
+}
+
+/// Runs statements that lock a table, in one transaction, without holding up for long those who come behind.
+async fn patiently(session: &mut PgConnection, statements: &[Statement]) -> Result<(), LedgerError> {
+    for _ in 0..TRIES {
+        match at_once(session, statements).await {
+            Err(error) if is_lock_timeout(&error) => tokio::time::sleep(Duration::from_millis(200)).await,
+            done => return Ok(done?),
+        }
+    }
+    Err(LedgerError::Timeout("no moment came free to lock a lane".to_owned()))
+}
+
+async fn at_once(session: &mut PgConnection, statements: &[Statement]) -> Result<(), sqlx::Error> {
+    let mut transaction = session.begin().await?;
+    sqlx::query(LOCK_TIMEOUT).execute(&mut *transaction).await?;
+    for text in statements {
+        sqlx::query(text.clone()).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await
+}
+
+/// `lock_not_available`.
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some("55P03"))
+}
