@@ -1,5 +1,6 @@
 //! The statement that counts.
 
+use super::session::{ANSWER, over};
 use super::{PostgresLedger, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{Count, LedgerError};
@@ -37,11 +38,8 @@ SELECT i.micros,
 impl PostgresLedger {
     pub(super) async fn count_segments(&self, segments: &[SegmentId]) -> Result<Vec<Count>, LedgerError> {
         let ids: Vec<i64> = segments.iter().map(|segment| segment.0).collect();
-        let rows: Vec<(i64, i64)> = sqlx::query_as(self.sql.count.clone())
-            .bind(self.clock())
-            .bind(&ids)
-            .fetch_all(&self.pool)
-            .await?;
+        let counting = sqlx::query_as(self.sql.count.clone()).bind(self.clock()).bind(&ids);
+        let rows: Vec<(i64, i64)> = over!(self, ANSWER, session => counting.fetch_all(&mut *session))?;
         segments
             .iter()
             .zip(rows)

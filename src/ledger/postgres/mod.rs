@@ -13,6 +13,7 @@ mod record;
 mod recount;
 mod schema;
 mod segments;
+mod session;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -25,6 +26,8 @@ use super::{
     PutSegment, Recorded, Recount, SchemaState, SegmentInfo, SegmentPage, Settings, Swept,
 };
 use crate::counting::{Pair, SegmentId, SegmentName};
+
+use session::over;
 
 pub use connect::PostgresOptions;
 
@@ -161,8 +164,10 @@ impl Ledger for PostgresLedger {
 
     async fn schema(&self) -> Result<SchemaState, LedgerError> {
         let state = async {
-            let mut session = self.pool.acquire().await?;
-            self.schema_state(&mut session).await
+            let mut session = self.session().await?;
+            let state = self.schema_state(&mut session).await;
+            session.give_back();
+            state
         };
         self.explain(state.await).await
     }
@@ -204,13 +209,13 @@ impl Ledger for PostgresLedger {
     }
 
     async fn now(&self) -> Result<Timestamp, LedgerError> {
-        let micros =
-            sqlx::query_scalar("SELECT (extract(epoch FROM coalesce($1, clock_timestamp())) * 1000000)::bigint")
-                .bind(self.clock())
-                .fetch_one(&self.pool)
-                .await
-                .map_err(LedgerError::from);
-        timestamp(self.explain(micros).await?)
+        let micros = async {
+            let asking =
+                sqlx::query_scalar("SELECT (extract(epoch FROM coalesce($1, clock_timestamp())) * 1000000)::bigint")
+                    .bind(self.clock());
+            over!(self, session::ANSWER, session => asking.fetch_one(&mut *session))
+        };
+        timestamp(self.explain(micros.await).await?)
     }
 
     fn set_password(&self, password: &str) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::session::{ANSWER, over};
 use super::{PostgresLedger, timestamp};
 use crate::counting::{Outcome, Pair, Refusal, SegmentId};
 use crate::ledger::{LedgerError, Recorded, Recording};
@@ -107,7 +108,7 @@ impl PostgresLedger {
             observed.push(pair.observed_micros());
             windows.push(pair.ttl.map(crate::counting::Window::seconds));
         }
-        let (now, codes, ends): (i64, Vec<i16>, Vec<i64>) = sqlx::query_as(self.sql.record.clone())
+        let recording = sqlx::query_as(self.sql.record.clone())
             .bind(self.clock())
             .bind(&ids)
             .bind(&users)
@@ -115,9 +116,9 @@ impl PostgresLedger {
             .bind(&windows)
             .bind(self.settings.rules.window().seconds())
             .bind(self.settings.rules.resolution().seconds() * 1_000_000)
-            .bind(self.settle_micros() / 2)
-            .fetch_one(&self.pool)
-            .await?;
+            .bind(self.settle_micros() / 2);
+        let (now, codes, ends): (i64, Vec<i16>, Vec<i64>) =
+            over!(self, ANSWER, session => recording.fetch_one(&mut *session))?;
         if codes.len() != pairs.len() || ends.len() != pairs.len() {
             return Err(LedgerError::Internal(format!(
                 "{} pairs were sent and {} answered",

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::FromRow;
+use sqlx::{Connection, FromRow};
 
 use super::count::{INSTANT, MEMBERS};
+use super::session::{ANSWER, over};
 use super::{PostgresLedger, timestamp};
 use crate::counting::{Pair, SegmentId, SegmentName, Window};
 use crate::ledger::{LedgerError, NewSegment, PutSegment, SegmentInfo, SegmentPage};
@@ -90,29 +91,28 @@ impl PostgresLedger {
     async fn create(&self, absent: &BTreeMap<&SegmentName, Option<i64>>) -> Result<(), LedgerError> {
         let names: Vec<&str> = absent.keys().map(|name| name.as_str()).collect();
         let observed: Vec<Option<i64>> = absent.values().copied().collect();
-        let mut transaction = self.pool.begin().await?;
-        // A statement of its own: the next one's snapshot must see what the holder before us created.
-        sqlx::query("SELECT pg_advisory_xact_lock($1)")
-            .bind(CREATION_LOCK)
-            .execute(&mut *transaction)
-            .await?;
-        sqlx::query(self.sql(CREATE))
-            .bind(self.clock())
-            .bind(&names)
-            .bind(&observed)
-            .bind(self.settings.max_segments_from_pairs)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(())
+        over!(self, ANSWER, session => async {
+            let mut transaction = session.begin().await?;
+            // A statement of its own: the next one's snapshot must see what the holder before us created.
+            sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                .bind(CREATION_LOCK)
+                .execute(&mut *transaction)
+                .await?;
+            sqlx::query(self.sql(CREATE))
+                .bind(self.clock())
+                .bind(&names)
+                .bind(&observed)
+                .bind(self.settings.max_segments_from_pairs)
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await
+        })
     }
 
     async fn look_up(&self, names: &[&SegmentName]) -> Result<HashMap<String, SegmentId>, LedgerError> {
         let texts: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
-        let rows: Vec<(String, i64)> = sqlx::query_as(self.sql.resolve.clone())
-            .bind(&texts)
-            .fetch_all(&self.pool)
-            .await?;
+        let resolving = sqlx::query_as(self.sql.resolve.clone()).bind(&texts);
+        let rows: Vec<(String, i64)> = over!(self, ANSWER, session => resolving.fetch_all(&mut *session))?;
         let found: HashMap<String, SegmentId> = rows.into_iter().map(|(name, id)| (name, SegmentId(id))).collect();
         for name in names {
             if let Some(&id) = found.get(name.as_str()) {
@@ -142,7 +142,7 @@ impl PostgresLedger {
 
     pub(super) async fn upsert_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError> {
         // xmax is 0 exactly in a row that this statement inserted.
-        let created: bool = sqlx::query_scalar(self.sql(
+        let putting = sqlx::query_scalar(self.sql(
             r#"INSERT INTO "{base}".segment AS s (name, window_seconds, description, from_pair, created_at)
                VALUES ($2, $3, $4, false, coalesce($1, clock_timestamp()))
                ON CONFLICT (name) DO UPDATE SET window_seconds = EXCLUDED.window_seconds, description = EXCLUDED.description
@@ -151,9 +151,8 @@ impl PostgresLedger {
         .bind(self.clock())
         .bind(segment.name.as_str())
         .bind(segment.window.map(Window::seconds))
-        .bind(segment.description.as_deref())
-        .fetch_one(&self.pool)
-        .await?;
+        .bind(segment.description.as_deref());
+        let created: bool = over!(self, ANSWER, session => putting.fetch_one(&mut *session))?;
         match self.one_segment(&segment.name).await? {
             Some(segment) => Ok(PutSegment { created, segment }),
             None => Err(LedgerError::Internal(
@@ -163,11 +162,10 @@ impl PostgresLedger {
     }
 
     pub(super) async fn one_segment(&self, name: &SegmentName) -> Result<Option<SegmentInfo>, LedgerError> {
-        let row: Option<Row> = sqlx::query_as(self.sql(&select("s.name = $2", "")))
+        let finding = sqlx::query_as(self.sql(&select("s.name = $2", "")))
             .bind(self.clock())
-            .bind(name.as_str())
-            .fetch_optional(&self.pool)
-            .await?;
+            .bind(name.as_str());
+        let row: Option<Row> = over!(self, ANSWER, session => finding.fetch_optional(&mut *session))?;
         row.map(Row::into_info).transpose()
     }
 
@@ -177,12 +175,11 @@ impl PostgresLedger {
         limit: u32,
     ) -> Result<SegmentPage, LedgerError> {
         // One more than asked for tells whether there is a next page. The empty string sorts before every name.
-        let mut rows: Vec<Row> = sqlx::query_as(self.sql(&select("s.name > $2", "ORDER BY s.name LIMIT $3")))
+        let listing = sqlx::query_as(self.sql(&select("s.name > $2", "ORDER BY s.name LIMIT $3")))
             .bind(self.clock())
             .bind(after.map_or("", SegmentName::as_str))
-            .bind(i64::from(limit) + 1)
-            .fetch_all(&self.pool)
-            .await?;
+            .bind(i64::from(limit) + 1);
+        let mut rows: Vec<Row> = over!(self, ANSWER, session => listing.fetch_all(&mut *session))?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = rows.len() > limit;
         rows.truncate(limit);
