@@ -47,6 +47,14 @@ impl Landing {
         }
     }
 
+    /// The cache did not answer, and nothing may answer in its place.
+    fn refused(error: CacheError) -> Self {
+        Self {
+            result: Err(error.into()),
+            stale: None,
+        }
+    }
+
     /// The flight broke off; a defect.
     pub(super) fn lost() -> Self {
         let error = LedgerError::Internal("a count's flight ended without an answer".to_owned());
@@ -111,6 +119,7 @@ async fn look(counter: &Counter, runway: &Runway<'_>, segments: Vec<SegmentId>, 
                 );
             }
             Sorted::Wanted(segment) => wanted.push(segment),
+            Sorted::Refused(error) => runway.land(segment, &Landing::refused(error)),
         }
     }
     wanted
@@ -166,6 +175,7 @@ async fn land_from_ledger(counter: &Counter, runway: &Runway<'_>, wanted: Vec<Wa
 enum Sorted {
     Answered(Entry),
     Wanted(Wanted),
+    Refused(CacheError),
 }
 
 fn sort(
@@ -176,14 +186,20 @@ fn sort(
     bound: Duration,
 ) -> Sorted {
     let answered = lookup.is_ok();
-    let Lookup { value, claim } = lookup.unwrap_or_else(|error| {
-        counter.metrics.cache_error("read");
-        tracing::debug!(%error, "the cache did not answer; the ledger will");
-        Lookup {
-            value: None,
-            claim: None,
+    let Lookup { value, claim } = match lookup {
+        Ok(lookup) => lookup,
+        Err(error) => {
+            counter.metrics.cache_error("read");
+            if counter.cache_required {
+                return Sorted::Refused(error);
+            }
+            tracing::debug!(%error, "the cache did not answer; the ledger will");
+            Lookup {
+                value: None,
+                claim: None,
+            }
         }
-    });
+    };
     let cached = value.and_then(|value| entry(value, asked));
     match cached {
         Some(entry) if claim.is_none() && entry.age() <= bound => Sorted::Answered(entry),
