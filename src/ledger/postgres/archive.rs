@@ -1,5 +1,8 @@
 //! The archive: moves what has ended into the history, and clears the counters of the past.
 
+use sqlx::PgConnection;
+
+use super::session::{STEP, over};
 use super::{PostgresLedger, partitions};
 use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError, Swept};
 
@@ -37,8 +40,16 @@ impl PostgresLedger {
         cursor: Option<ArchiveCursor>,
         limit: u32,
     ) -> Result<ArchiveBatch, LedgerError> {
-        let mut session = self.pool.acquire().await?;
-        partitions::ensure(self, &mut session).await?;
+        over!(self, STEP, session => self.move_some(&mut session, cursor, limit))
+    }
+
+    async fn move_some(
+        &self,
+        session: &mut PgConnection,
+        cursor: Option<ArchiveCursor>,
+        limit: u32,
+    ) -> Result<ArchiveBatch, LedgerError> {
+        partitions::ensure(self, session).await?;
         let from = cursor.map_or(0, |cursor| cursor.position);
         let to = from + BLOCKS;
         let (moved, last): (i64, i64) = sqlx::query_as(self.sql(MOVE))
@@ -76,14 +87,12 @@ impl PostgresLedger {
                                    AND t.{column} <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond')) c
                         LIMIT $3))"
                 );
-                let cleared = sqlx::query(self.sql(&text))
+                let clearing = sqlx::query(self.sql(&text))
                     .bind(self.clock())
                     .bind(self.settle_micros())
-                    .bind(SWEEP_CHUNK)
-                    .execute(&self.pool)
-                    .await?
-                    .rows_affected();
-                let cleared = i64::try_from(cleared).unwrap_or(i64::MAX);
+                    .bind(SWEEP_CHUNK);
+                let cleared = over!(self, STEP, session => clearing.execute(&mut *session))?;
+                let cleared = i64::try_from(cleared.rows_affected()).unwrap_or(i64::MAX);
                 counters += cleared;
                 if cleared < SWEEP_CHUNK {
                     break;

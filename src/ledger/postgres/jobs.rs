@@ -28,8 +28,7 @@ impl PostgresLedger {
                 .await?;
             let beginning = sqlx::query_scalar(statement).bind(self.clock()).bind(job.name()).bind(exclusive);
             let id = beginning.fetch_optional(&mut *transaction).await?;
-            transaction.commit().await?;
-            Ok(id)
+            transaction.commit().await.map(|()| id)
         })?;
         Ok(id.map(JobId))
     }

@@ -1,7 +1,8 @@
 //! The recount: memberships against counters, one segment in one short snapshot after another.
 
-use sqlx::{Executor, Postgres};
+use sqlx::{Connection, Executor, PgConnection, Postgres};
 
+use super::session::{STEP, over};
 use super::{PostgresLedger, partitions, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{LedgerError, Recount};
@@ -47,22 +48,24 @@ const MEND: &str = r#"
 
 impl PostgresLedger {
     pub(super) async fn longest_unchecked(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError> {
-        let ids: Vec<i64> = sqlx::query_scalar(
+        let choosing = sqlx::query_scalar(
             self.sql("SELECT id FROM \"{base}\".segment ORDER BY recounted_at NULLS FIRST, id LIMIT $1"),
         )
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
+        .bind(i64::from(limit));
+        let ids: Vec<i64> = over!(self, STEP, session => choosing.fetch_all(&mut *session))?;
         Ok(ids.into_iter().map(SegmentId).collect())
     }
 
     pub(super) async fn recount_segment(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
-        let mut found = self.compare(segment, "", &self.pool).await?;
+        over!(self, STEP, session => self.recount_over(&mut session, segment))
+    }
+
+    async fn recount_over(&self, session: &mut PgConnection, segment: SegmentId) -> Result<Recount, LedgerError> {
+        let mut found = self.compare(segment, "", &mut *session).await?;
         if found.drift != 0 {
-            found = self.mend(segment).await?;
+            found = self.mend(&mut *session, segment).await?;
         }
-        let mut session = self.pool.acquire().await?;
-        partitions::ensure(self, &mut session).await?;
+        partitions::ensure(self, session).await?;
         sqlx::query(self.sql(
             r#"WITH point AS (
                  INSERT INTO "{base}".segment_history (segment_id, at, members) VALUES ($1, $3, $2)
@@ -99,8 +102,8 @@ impl PostgresLedger {
 
     /// Adds what is missing while no writer moves a counter. Writers wait for the table's lock with their memberships uncommitted, so
     /// memberships and counters that this sees belong together.
-    async fn mend(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
-        let mut transaction = self.pool.begin().await?;
+    async fn mend(&self, session: &mut PgConnection, segment: SegmentId) -> Result<Recount, LedgerError> {
+        let mut transaction = session.begin().await?;
         sqlx::query(
             self.sql("LOCK TABLE \"{lane}\".segment_bucket, \"{lane}\".segment_span IN SHARE ROW EXCLUSIVE MODE"),
         )

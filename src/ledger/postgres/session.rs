@@ -17,14 +17,14 @@ use crate::ledger::LedgerError;
 
 /// What a request waits for: far more than a flush or a count takes on a database that is well.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
-/// What a step of a job waits for: more than the longest `statement_timeout` (30 s).
-pub(super) const STEP: Duration = Duration::from_secs(60);
+/// What a step of a job waits for: more than its few statements may take by their `statement_timeout` (at most 30 s each).
+pub(super) const STEP: Duration = Duration::from_secs(120);
 
 /// What came of waiting for an answer.
-pub(super) type Waited<T> = Result<Result<T, sqlx::Error>, Elapsed>;
+pub(super) type Waited<T, E> = Result<Result<T, E>, Elapsed>;
 
 /// Waits for the answer to statements, but not longer than `limit`.
-pub(super) async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Waited<T> {
+pub(super) async fn within<T, E>(limit: Duration, answer: impl Future<Output = Result<T, E>>) -> Waited<T, E> {
     tokio::time::timeout(limit, answer).await
 }
 
@@ -58,11 +58,11 @@ impl From<PoolConnection<Postgres>> for Session {
 
 impl Session {
     /// Gives the session back to the pool if an answer came, of whatever kind.
-    pub(super) fn hear<T>(self, answer: Waited<T>) -> Result<T, LedgerError> {
+    pub(super) fn hear<T, E: Into<LedgerError>>(self, answer: Waited<T, E>) -> Result<T, LedgerError> {
         match answer {
             Ok(answer) => {
                 self.give_back();
-                Ok(answer?)
+                answer.map_err(Into::into)
             }
             Err(_) => Err(LedgerError::Timeout(
                 "a session did not answer and was given up".to_owned(),
