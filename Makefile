@@ -6,7 +6,7 @@ SHELL := bash
 CARGO ?= cargo
 PROFILE ?= debug
 
-.PHONY: help run demo test bench test-cluster cluster-up cluster-images cluster-down generated lint
+.PHONY: help run demo test test-long bench test-cluster cluster-up cluster-images cluster-down generated lint
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test: ## Install what is missing and pass every test, on real servers and on a r
 	$(MAKE) --no-print-directory lint
 	$(CARGO) test
 	$(MAKE) --no-print-directory test-cluster
+
+test-long: ## Pass the long forms of the suites that have one (about ten minutes; each prints its seed and its figures)
+	SEGMENT_COUNTER_TEST_ROUNDS=$${SEGMENT_COUNTER_TEST_ROUNDS:-50} $(CARGO) test --test crash -- --nocapture
 
 bench: ## Measure speed and size beside their limits and print the table (QUICK=1: two minutes); what the cluster's tests measured last is in it
 	tests/install.sh bench

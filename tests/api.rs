@@ -4,6 +4,8 @@
 
 #[path = "api/bodies.rs"]
 mod bodies;
+#[path = "api/degraded.rs"]
+mod degraded;
 #[path = "api/document.rs"]
 mod document;
 #[path = "api/ending.rs"]

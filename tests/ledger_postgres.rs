@@ -3,9 +3,13 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
 use segment_counter::counting::{Pair, SegmentName, UserId};
 use segment_counter::ledger::{LedgerError, Location, Settings, SharedLedger, open};
 use support::postgres::{Server, execute, server};
+use support::proxy::Proxy;
 
 fn ledger(url: &str, password: Option<&str>) -> SharedLedger {
     open(
@@ -41,7 +45,7 @@ async fn rule_5_a_crash_of_the_server_loses_no_acknowledged_pair() {
             }
             acknowledged
         });
-        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
         tokio::task::block_in_place(|| server.crash_and_restart());
         let done = writes.await.unwrap();
         assert!(done > 0);
@@ -300,4 +304,57 @@ async fn a_database_that_cannot_hold_every_name_is_refused() {
         matches!(&error, LedgerError::UnsupportedVersion(why) if why.contains("LATIN1") && why.contains("UTF8")),
         "{error:?}"
     );
+}
+
+/// What a machine that is gone looks like: connections stand, nothing comes back, and nobody says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_falls_silent_is_given_up_and_keeps_no_session_for_ever() {
+    let url = server().database().await;
+    let proxy = Proxy::in_front_of(&url);
+    let ledger = ledger(&proxy.url(&url), None);
+    ledger.migrate().await.unwrap();
+    ledger.record(&[pair("first")]).await.unwrap();
+    let segment = ledger.resolve(&[SegmentName::new("s").unwrap()]).await.unwrap()[0].unwrap();
+    let counts = || join_all((0..4).map(|_| async { ledger.count(&[segment]).await }));
+    assert!(
+        counts().await.iter().all(Result::is_ok),
+        "every session is there and was used just now"
+    );
+
+    // Who goes away in the middle leaves no session behind that waits for an answer.
+    proxy.black_hole();
+    let one = [segment];
+    let impatient = (0..4).map(|_| tokio::time::timeout(Duration::from_millis(300), ledger.count(&one)));
+    assert!(join_all(impatient).await.iter().all(Result::is_err));
+    proxy.heal();
+    assert!(
+        counts().await.iter().all(Result::is_ok),
+        "the sessions that were given up are made anew"
+    );
+
+    // Who stays is told.
+    proxy.black_hole();
+    let asked = Instant::now();
+    let error = ledger.record(&[pair("second")]).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Timeout(_)), "{error:?}");
+    assert!(
+        error.is_transient() && asked.elapsed() < Duration::from_secs(9),
+        "{:?}",
+        asked.elapsed()
+    );
+    let error = ledger.check().await.unwrap_err();
+    assert!(matches!(error, LedgerError::Unreachable(_)), "{error:?}");
+    proxy.heal();
+    let healed = Instant::now();
+    while ledger.record(&[pair("second")]).await.is_err() {
+        assert!(healed.elapsed() < Duration::from_secs(10));
+    }
+    assert_eq!(ledger.count(&[segment]).await.unwrap()[0].members, 2);
+
+    // A way that is cut is no defect of the database.
+    proxy.cut();
+    for _ in 0..6 {
+        let error = ledger.record(&[pair("third")]).await.unwrap_err();
+        assert!(matches!(error, LedgerError::Unreachable(_)), "{error:?}");
+    }
 }

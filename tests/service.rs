@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::needless_pass_by_value,
+    clippy::print_stdout,
     missing_docs,
     unreachable_pub
 )]
@@ -21,6 +22,8 @@ mod jobs;
 mod model;
 #[path = "service/notices.rs"]
 mod notices;
+#[path = "service/proxied.rs"]
+mod proxied;
 #[path = "service/real.rs"]
 mod real;
 #[path = "service/recording.rs"]

@@ -67,6 +67,11 @@ impl SegmentCount {
         }
     }
 
+    /// The `Age` of the answer: whole seconds, so rounded down; `staleness_ms` is the bound.
+    fn age(&self) -> HeaderValue {
+        HeaderValue::from(self.staleness_ms / 1_000)
+    }
+
     /// Weak: equal tags mean an equal count of equal standing, while `as_of` may have moved on.
     fn tag(&self) -> String {
         format!(
@@ -93,8 +98,10 @@ impl SegmentCount {
         ("If-None-Match" = Option<String>, Header, description = "The ETag of an earlier answer"),
     ),
     responses(
-        (status = 200, description = "The count", body = SegmentCount, headers(("ETag" = String, description = "Equal while the count is"))),
-        (status = 304, description = "The count is the one of If-None-Match"),
+        (status = 200, description = "The count", body = SegmentCount, headers(
+            ("ETag" = String, description = "Equal while the count is"),
+            ("Age" = u64, description = "The age of the answer in whole seconds, rounded down; staleness_ms is the bound"))),
+        (status = 304, description = "The count is the one of If-None-Match", headers(("Age" = u64, description = "As with 200"))),
         (status = 400, description = "The path cannot be decoded", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "There is no such segment", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "A parameter or the name cannot be", body = ProblemBody, content_type = "application/problem+json"),
@@ -114,7 +121,7 @@ pub(crate) async fn one(
     let answer = api.service().count(&name, staleness.map(Duration::from_millis)).await?;
     let answer = answer.ok_or_else(|| Problem::no_segment(&name))?;
     let count = SegmentCount::new(answer, api.rules().resolution());
-    let tag = count.tag();
+    let (tag, age) = (count.tag(), count.age());
     let mut response = if matches(&headers, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -123,6 +130,7 @@ pub(crate) async fn one(
     if let Ok(tag) = HeaderValue::try_from(tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
+    response.headers_mut().insert(header::AGE, age);
     response
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -175,7 +183,8 @@ pub(crate) struct SegmentCounts {
     security(("token" = ["counts:read"])),
     request_body(content = CountsQuery<'static>, content_type = "application/json"),
     responses(
-        (status = 200, description = "The counts", body = SegmentCounts),
+        (status = 200, description = "The counts", body = SegmentCounts, headers(
+            ("Age" = u64, description = "The age of the oldest of them in whole seconds, rounded down"))),
         (status = 400, description = "The body is no JSON", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "More than 1,000 segments", body = ProblemBody, content_type = "application/problem+json"),
         (status = 415, description = "The body is of another type", body = ProblemBody, content_type = "application/problem+json"),
@@ -188,7 +197,7 @@ pub(crate) async fn many(
     _: NoQuery,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<SegmentCounts>, Problem> {
+) -> Result<Response, Problem> {
     let whole = json_body(&headers, body, MAX_BYTES, api.bodies()).await?;
     let wanted = json::object::<CountsQuery<'_>>(&whole.bytes)?;
     if wanted.segments.len() > MAX_SEGMENTS {
@@ -217,5 +226,13 @@ pub(crate) async fn many(
             None => missing.push(SegmentText(name)),
         }
     }
-    Ok(Json(SegmentCounts { counts, missing }))
+    let oldest = counts
+        .iter()
+        .max_by_key(|count| count.staleness_ms)
+        .map(SegmentCount::age);
+    let mut response = Json(SegmentCounts { counts, missing }).into_response();
+    if let Some(age) = oldest {
+        response.headers_mut().insert(header::AGE, age);
+    }
+    Ok(response)
 }

@@ -58,6 +58,8 @@ pub enum Kind {
     Overloaded,
     /// The ledger is away.
     Unavailable,
+    /// The cache is away, and declared to be needed.
+    CacheUnavailable,
     /// The process ends.
     ShuttingDown,
     /// A defect; no request of a client's should bring it.
@@ -66,7 +68,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every type.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::MalformedJson,
         Self::MalformedPath,
         Self::MalformedBody,
@@ -86,6 +88,7 @@ impl Kind {
         Self::UnknownField,
         Self::Overloaded,
         Self::Unavailable,
+        Self::CacheUnavailable,
         Self::ShuttingDown,
         Self::Internal,
     ];
@@ -143,6 +146,11 @@ impl Kind {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
                 "The ledger does not answer",
+            ),
+            Self::CacheUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "cache-unavailable",
+                "The cache does not answer",
             ),
             Self::ShuttingDown => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -294,6 +302,13 @@ impl From<ServiceError> for Problem {
             }
             ServiceError::ShuttingDown => shutting_down(),
             ServiceError::AlreadyRunning(job) => job_running(job),
+            ServiceError::Cache(_) => {
+                let detail = "the cache does not answer, and this server is set to fail rather than ask the database: come again, or ask with \
+                              max_staleness_ms=0";
+                let mut problem = Self::new(Kind::CacheUnavailable, detail).retry_after(Duration::from_secs(1));
+                problem.more().cause = Some(error.to_string());
+                problem
+            }
             // A failure of the ledger is no fault of the request, and a client can do one thing about any of them: come again.
             ServiceError::Ledger(_) | ServiceError::Unfinished(_) => {
                 let after = Duration::from_secs(if error.is_transient() { 1 } else { 10 });

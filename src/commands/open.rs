@@ -59,8 +59,9 @@ async fn follow(postgres: Postgres, ledger: std::sync::Weak<PostgresLedger>) {
 
 /// Makes the cache; connects at the first use.
 pub(super) async fn cache(config: &Config) -> Result<SharedCache, CommandError> {
+    let keep = config.serve_stale.unwrap_or_default().max(config.max_staleness);
     if config.redis_urls.is_empty() {
-        return Ok(Arc::new(MemoryCache::new(MEMORY_CACHE_ENTRIES, config.serve_stale)));
+        return Ok(Arc::new(MemoryCache::new(MEMORY_CACHE_ENTRIES, keep)));
     }
     let password = match &config.redis_password_file {
         None => None,
@@ -75,7 +76,7 @@ pub(super) async fn cache(config: &Config) -> Result<SharedCache, CommandError> 
     let redis = RedisConfig {
         urls: config.redis_urls.iter().map(|url| url.expose().to_owned()).collect(),
         password,
-        keep: config.serve_stale.max(config.max_staleness),
+        keep,
         ..RedisConfig::default()
     };
     Ok(Arc::new(RedisCache::new(&redis)?))

@@ -28,7 +28,8 @@ pub(super) async fn serve(config: Config) -> Result<(), CommandError> {
     let metrics = Metrics::register(&mut registry);
     let bounds = ServiceConfig {
         max_staleness: config.max_staleness,
-        serve_stale: (!config.serve_stale.is_zero()).then_some(config.serve_stale),
+        serve_stale: config.serve_stale,
+        cache_required: config.cache_required,
         ..ServiceConfig::default()
     };
     let service = Service::start(ledger, cache, metrics, bounds);
@@ -138,6 +139,7 @@ impl Probe for ServiceProbe {
             let name = format!("{} {}", readiness.cache_kind, node.node);
             all.push(match &node.error {
                 None => Dependency::ok(name),
+                Some(error) if readiness.lacks_cache() => Dependency::failed(name, error.to_string()),
                 Some(error) => Dependency::degraded(name, error.to_string()),
             });
         }

@@ -22,6 +22,20 @@ pub struct Api {
     #[serde(default)]
     pub resources: Resources,
 
+    /// What a count does that the cache cannot help with: ask Postgres, within bounds, or fail with 503. With Fail, CacheReady is part of
+    /// Ready, and a replica that reaches no node of the cache is not ready. Pairs are recorded without the cache.
+    #[serde(default)]
+    pub on_cache_failure: OnCacheFailure,
+
+    /// What a count does while Postgres is away: answer the last known one, with its age, or fail with 503.
+    #[serde(default)]
+    pub on_postgres_failure: OnPostgresFailure,
+
+    /// How old the last known count may be that ServeStale answers, in seconds.
+    #[serde(default = "serve_stale_seconds")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub serve_stale_seconds: i32,
+
     /// Secret whose key `tokens.yaml` names the tokens and their scopes. Absent: pairs and counts are open to all who reach the API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_secret_ref: Option<SecretRef>,
@@ -32,6 +46,9 @@ impl Default for Api {
         Self {
             replicas: replicas(),
             resources: Resources::default(),
+            on_cache_failure: OnCacheFailure::default(),
+            on_postgres_failure: OnPostgresFailure::default(),
+            serve_stale_seconds: serve_stale_seconds(),
             tokens_secret_ref: None,
         }
     }
@@ -39,6 +56,30 @@ impl Default for Api {
 
 fn replicas() -> i32 {
     2
+}
+
+fn serve_stale_seconds() -> i32 {
+    900
+}
+
+/// What a count does that the cache cannot help with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnCacheFailure {
+    /// Asks Postgres, a bounded number of statements at once.
+    #[default]
+    ServeFromPostgres,
+    /// Fails with 503, so that Postgres never bears the reads of all clients.
+    Fail,
+}
+
+/// What a count does while Postgres is away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnPostgresFailure {
+    /// Answers the last known one, with its age, for `serveStaleSeconds`.
+    #[default]
+    ServeStale,
+    /// Fails with 503.
+    Fail,
 }
 
 /// What a container is promised and what it may use, by the resource's name.

@@ -36,7 +36,7 @@ names! {
     /// Type of a condition. The order is that of `status.conditions`.
     ConditionType {
         /// The API answers, from a ledger that is there and of this version: the conjunction of APIAvailable, PostgresReady and
-        /// SchemaCurrent.
+        /// SchemaCurrent; of CacheReady too where `onCacheFailure` is Fail.
         Ready,
         /// All replicas run what the spec asks for and are available.
         APIAvailable,

@@ -23,7 +23,7 @@ mod spec;
 mod status;
 
 pub use self::{
-    api::{Api, Exposure, ExposureService, Resources, ServiceType},
+    api::{Api, Exposure, ExposureService, OnCacheFailure, OnPostgresFailure, Resources, ServiceType},
     conditions::{ConditionStatus, ConditionType, Reason},
     counting::Counting,
     definition::{DefinitionError, crd, crd_yaml},

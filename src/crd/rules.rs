@@ -63,6 +63,12 @@ pub(super) const REDIS_UNION: Rule = (
     "redis must have exactly one member: managed or disabled",
 );
 
+/// Without a server the cache is each pod's memory, which is never away: CacheReady, and with it Ready, could never become True.
+pub(super) const CACHE_TO_FAIL_WITHOUT: Rule = (
+    "!has(self.api) || !has(self.api.onCacheFailure) || self.api.onCacheFailure != 'Fail' || !has(self.redis.disabled)",
+    "api.onCacheFailure Fail needs a cache that can be away: redis must be managed",
+);
+
 /// An unquoted PostgreSQL identifier, so that it means the same in every statement and in psql.
 pub(super) const SCHEMA_NAME: Rule = (
     "self.matches('^[a-z_][a-z0-9_]*$') && !self.startsWith('pg_') && self != 'information_schema'",

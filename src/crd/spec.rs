@@ -47,6 +47,7 @@ use super::{
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::CACHE_TO_FAIL_WITHOUT)]
 pub struct SegmentCounterSpec {
     /// Tag of the API's image. Absent: the operator's own version.
     #[serde(default, skip_serializing_if = "Option::is_none")]

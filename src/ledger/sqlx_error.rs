@@ -31,6 +31,8 @@ impl From<sqlx::Error> for LedgerError {
                 }
             }
             sqlx::Error::Io(io) => Self::Unreachable(io.to_string()),
+            // A conversation that broke off in the middle, as behind a balancer whose server is away: another connection may do.
+            sqlx::Error::Protocol(why) => Self::Unreachable(why.clone()),
             sqlx::Error::Tls(tls) => Self::TlsUntrusted(tls.to_string()),
             sqlx::Error::PoolTimedOut => Self::Timeout(NO_CONNECTION.to_owned()),
             sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Self::Unreachable(error.to_string()),

@@ -21,7 +21,7 @@ use super::{
     validate::{Invalid, Validated},
 };
 use crate::crd::{
-    ApiStatus, ConditionStatus, ConditionType, JobStatus, MaintenanceStatus, Reason, SegmentCounter,
+    ApiStatus, ConditionStatus, ConditionType, JobStatus, MaintenanceStatus, OnCacheFailure, Reason, SegmentCounter,
     SegmentCounterStatus,
 };
 use crate::ledger::JobState;
@@ -191,14 +191,25 @@ fn verdicts(
         probe.postgres.as_ref(),
         applied.and_then(|applied| applied.migrate.as_ref()),
     );
+    let cache = facts::explained(
+        facts::cache_ready(object.spec.redis.managed.is_some(), &probe.redis),
+        &outcome.troubles,
+        &["redis"],
+    );
     let ready = match &stalled {
         // What holds everything up says why, not what follows from it.
         Some(why) => Verdict::no(why.reason, &why.message),
-        None => ready([
-            ("APIAvailable", &api),
-            ("PostgresReady", &postgres),
-            ("SchemaCurrent", &schema),
-        ]),
+        None => {
+            let mut parts = vec![
+                ("APIAvailable", &api),
+                ("PostgresReady", &postgres),
+                ("SchemaCurrent", &schema),
+            ];
+            if object.spec.api.on_cache_failure == OnCacheFailure::Fail {
+                parts.push(("CacheReady", &cache));
+            }
+            ready(&parts)
+        }
     };
 
     let maintenance = &object.spec.maintenance;
@@ -217,14 +228,7 @@ fn verdicts(
         (ConditionType::Ready, ready),
         (ConditionType::APIAvailable, api),
         (ConditionType::PostgresReady, postgres),
-        (
-            ConditionType::CacheReady,
-            facts::explained(
-                facts::cache_ready(object.spec.redis.managed.is_some(), &probe.redis),
-                &outcome.troubles,
-                &["redis"],
-            ),
-        ),
+        (ConditionType::CacheReady, cache),
         (ConditionType::SchemaCurrent, schema),
         (ConditionType::ArchiveCurrent, archive),
         (ConditionType::CountsCurrent, counts),
@@ -235,7 +239,7 @@ fn verdicts(
 }
 
 /// The conjunction: the first that is False says why, else the first that is Unknown.
-fn ready(parts: [(&str, &Verdict); 3]) -> Verdict {
+fn ready(parts: &[(&str, &Verdict)]) -> Verdict {
     for wanted in [ConditionStatus::False, ConditionStatus::Unknown] {
         if let Some((name, part)) = parts.iter().find(|(_, part)| part.status == wanted) {
             // Not ready, for whoever waits, also where it cannot be told yet.

@@ -9,6 +9,8 @@ pub struct ServiceConfig {
     pub max_staleness: Duration,
     /// While the ledger is away: how old the last value may be to be served in its place; `None`: not at all.
     pub serve_stale: Option<Duration>,
+    /// Whether a count that the cache cannot help with fails, rather than cost the ledger a statement; strict reads always ask the ledger.
+    pub cache_required: bool,
     /// Single pairs that may wait for a flush; beyond it a request is told to come again.
     pub queue_pairs: usize,
     /// The most pairs of one flush, and of one statement of a batch: beyond 500 a commit shared by more gains nothing (measured).
@@ -36,6 +38,7 @@ impl Default for ServiceConfig {
         Self {
             max_staleness: Duration::from_secs(1),
             serve_stale: Some(Duration::from_secs(900)),
+            cache_required: false,
             queue_pairs: 20_000,
             flush_pairs: 500,
             flushers: 1,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cache::CacheError;
 use crate::ledger::{Job, LedgerError};
 
 /// Why the service did not answer.
@@ -19,6 +20,9 @@ pub enum ServiceError {
     /// The ledger did not answer, and nothing else may answer in its place. [`LedgerError::is_transient`] tells whether a retry may help.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The cache did not answer, and it is declared that the ledger may not answer in its place. Its text is for the log.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// One of this kind runs already, here or elsewhere.
     #[error("a run of {} is under way", .0.name())]
     AlreadyRunning(Job),
@@ -32,7 +36,11 @@ impl ServiceError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Overloaded { .. } | Self::ShuttingDown | Self::AlreadyRunning(_) | Self::Unfinished(_) => true,
+            Self::Overloaded { .. }
+            | Self::ShuttingDown
+            | Self::Cache(_)
+            | Self::AlreadyRunning(_)
+            | Self::Unfinished(_) => true,
             Self::Ledger(error) => error.is_transient(),
         }
     }

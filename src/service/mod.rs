@@ -133,7 +133,8 @@ impl Service {
     /// no such segment.
     ///
     /// # Errors
-    /// [`ServiceError::Ledger`] where neither ledger nor a last value may answer; [`ServiceError::Overloaded`].
+    /// [`ServiceError::Ledger`] where neither ledger nor a last value may answer; [`ServiceError::Cache`] where the cache is required and does
+    /// not answer; [`ServiceError::Overloaded`].
     pub async fn count(
         &self,
         segment: &SegmentName,
@@ -239,6 +240,7 @@ impl Service {
             ledger,
             cache_kind: self.cache.kind(),
             cache,
+            cache_required: self.config.cache_required,
             serves_stale,
         }
     }

@@ -145,3 +145,37 @@ async fn readiness_names_what_is_away_and_fails_only_when_nothing_could_be_answe
             .is_ready()
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_the_cache_is_required_a_count_fails_without_it_and_neither_a_pair_nor_a_strict_count_does() {
+    let (ledger, cache) = (ModelLedger::new(), WatchedCache::new());
+    let config = ServiceConfig {
+        cache_required: true,
+        ..ServiceConfig::default()
+    };
+    let service = start(&ledger, cache.clone(), config);
+    let s = name("s");
+    service.record(pair(1, "s")).await.unwrap();
+    assert_eq!(service.count(&s, None).await.unwrap().unwrap().count, 1);
+    assert!(service.readiness().await.is_ready());
+    cache.broken.store(true, Ordering::SeqCst);
+    let statements = ledger.statements();
+    assert_eq!(
+        service.count(&s, None).await.unwrap().unwrap().count,
+        1,
+        "remembered, and inside the bound"
+    );
+    sleep(Duration::from_secs(2)).await;
+    let refused = service.count(&s, None).await;
+    assert!(matches!(refused, Err(ServiceError::Cache(_))), "{refused:?}");
+    assert!(refused.unwrap_err().is_transient());
+    assert!(service.counts(&[name("s"), name("s")], None).await.is_err());
+    assert_eq!(ledger.statements(), statements, "the ledger bears nothing of it");
+    assert!(!service.readiness().await.is_ready());
+    service.record(pair(2, "s")).await.unwrap();
+    assert_eq!(service.count(&s, STRICT).await.unwrap().unwrap().count, 2);
+    cache.broken.store(false, Ordering::SeqCst);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(service.count(&s, None).await.unwrap().unwrap().count, 2);
+    assert!(service.readiness().await.is_ready());
+}

@@ -153,6 +153,40 @@ async fn one_replica_fills_the_cache_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn readers_of_a_cold_segment_at_every_replica_share_one_statement() {
+    let (ledger, cache) = (ModelLedger::new(), memory());
+    ledger.written_elsewhere(1, "s").await;
+    *ledger.count_delay.lock().unwrap() = 5 * MS;
+    let replicas: Vec<_> = (0..5)
+        .map(|_| start(&ledger, Arc::clone(&cache), ServiceConfig::default()))
+        .collect();
+    let answers = join_all((0..500).map(|reader| count(&replicas[reader % 5], "s", None))).await;
+    assert!(answers.iter().all(|answer| *answer == 1));
+    assert_eq!(ledger.statements(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_died_while_it_read_holds_the_others_up_for_a_moment_only() {
+    let (ledger, cache) = (ModelLedger::new(), memory());
+    ledger.written_elsewhere(1, "s").await;
+    let (dying, other) = (
+        start(&ledger, Arc::clone(&cache), ServiceConfig::default()),
+        start(&ledger, cache, ServiceConfig::default()),
+    );
+    // It has the claim, and its statement is never answered.
+    ledger.count_door.close();
+    let held = spawn_count(&dying, "s", None);
+    sleep(MS).await;
+    let asked = tokio::time::Instant::now();
+    let waiting = spawn_count(&other, "s", None);
+    sleep(100 * MS).await;
+    assert_eq!(ledger.statements(), 2, "the other one asks for itself");
+    ledger.count_door.release();
+    assert_eq!((held.await.unwrap(), waiting.await.unwrap()), (1, 1));
+    assert_eq!(asked.elapsed(), 100 * MS);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_comes_from_the_cache_inherits_its_age() {
     let (ledger, cache) = (ModelLedger::new(), memory());
     ledger.written_elsewhere(1, "s").await;

@@ -8,8 +8,10 @@
     missing_docs
 )]
 
+pub mod acknowledged;
 pub mod known_stream;
 pub mod postgres;
+pub mod proxy;
 pub mod redis;
 pub mod server;
 pub mod watchdog;

@@ -97,6 +97,12 @@ impl Server {
         assert!(sent.unwrap().success());
     }
 
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Waits until it has ended by itself; a failure where that takes longer than `patience`.
     pub fn wait(&mut self, patience: Duration) -> ExitStatus {
         let until = Instant::now() + patience;
@@ -116,8 +122,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

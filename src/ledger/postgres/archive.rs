@@ -1,6 +1,9 @@
 //! The archive: moves what has ended into the history, and clears the counters of the past.
 
+use sqlx::PgConnection;
+
 use super::lanes::Lane;
+use super::session::{STEP, over};
 use super::{PostgresLedger, partitions};
 use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError, Swept};
 
@@ -59,8 +62,28 @@ impl PostgresLedger {
         let Some(lane) = rest.next() else {
             return Ok(ArchiveBatch { moved: 0, next: None });
         };
-        let mut session = self.pool.acquire().await?;
-        partitions::ensure(self, &mut session).await?;
+        let (moved, position) = over!(self, STEP, session => self.move_some(&mut session, lane, cursor, limit))?;
+        let at = |lane: &Lane, position| ArchiveCursor {
+            lane: u32::try_from(lane.number).unwrap_or(0),
+            position,
+        };
+        let next = match position {
+            Some(position) => Some(at(lane, position)),
+            None => rest.next().map(|lane| at(lane, 0)),
+        };
+        Ok(ArchiveBatch { moved, next })
+    }
+
+    /// One batch of a lane: how many memberships were moved, and where to go on in it.
+    async fn move_some(
+        &self,
+        session: &mut PgConnection,
+        lane: &Lane,
+        cursor: Option<ArchiveCursor>,
+        limit: u32,
+    ) -> Result<(i64, Option<i64>), LedgerError> {
+        partitions::ensure(self, session).await?;
+        let cursor = cursor.filter(|cursor| i64::from(cursor.lane) == i64::from(lane.number));
         let from = cursor.map_or(0, |cursor| cursor.position);
         let to = from + BLOCKS;
         let (moved, dealt_with, last): (i64, i64, i64) = sqlx::query_as(lane.sql(MOVE))
@@ -79,16 +102,7 @@ impl PostgresLedger {
                 .await?;
         // A full batch may have left rows of its last block behind: it goes on in that block.
         let position = if dealt_with >= i64::from(limit) { last } else { to };
-        let at = |lane: &Lane, position| ArchiveCursor {
-            lane: u32::try_from(lane.number).unwrap_or(0),
-            position,
-        };
-        let next = if position < blocks {
-            Some(at(lane, position))
-        } else {
-            rest.next().map(|lane| at(lane, 0))
-        };
-        Ok(ArchiveBatch { moved, next })
+        Ok((moved, (position < blocks).then_some(position)))
     }
 
     pub(super) async fn sweep_past(&self, keep_days: u32) -> Result<Swept, LedgerError> {
@@ -98,12 +112,11 @@ impl PostgresLedger {
             self.clear_deleted(lane).await?;
         }
         self.clear_broken_moves().await?;
-        sqlx::query(
+        let spent = sqlx::query(
             self.sql("DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())"),
         )
-        .bind(self.clock())
-        .execute(&self.pool)
-        .await?;
+        .bind(self.clock());
+        over!(self, STEP, session => spent.execute(&mut *session))?;
         self.forget_runs(keep_days).await?;
         let partitions = partitions::drop_past(self, keep_days).await?;
         Ok(Swept { counters, partitions })
@@ -126,14 +139,12 @@ impl PostgresLedger {
                         WHERE s.lane = {{number}}
                         LIMIT $3))"
                 );
-                let cleared = sqlx::query(lane.sql(&text))
+                let clearing = sqlx::query(lane.sql(&text))
                     .bind(self.clock())
                     .bind(self.settle_micros())
-                    .bind(SWEEP_CHUNK)
-                    .execute(&self.pool)
-                    .await?
-                    .rows_affected();
-                let cleared = i64::try_from(cleared).unwrap_or(i64::MAX);
+                    .bind(SWEEP_CHUNK);
+                let cleared = over!(self, STEP, session => clearing.execute(&mut *session))?;
+                let cleared = i64::try_from(cleared.rows_affected()).unwrap_or(i64::MAX);
                 counters += cleared;
                 if cleared < SWEEP_CHUNK {
                     break;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::PostgresLedger;
 use super::lanes::{Lane, Lanes};
+use super::session::Session;
 use crate::ledger::sqlx_error::NO_CONNECTION;
 use crate::ledger::{LedgerError, Settings};
 
@@ -22,6 +23,8 @@ const MAX_SCHEMA_BYTES: usize = 48;
 const ACQUIRE: Duration = Duration::from_secs(3);
 /// How long a connection that was used is believed to live.
 const TRUSTED: Duration = Duration::from_secs(1);
+/// How long such a connection may take to say that it still does.
+const PING: Duration = Duration::from_secs(1);
 /// How long the look at a database that gives no connection may take.
 const PROBE: Duration = Duration::from_secs(1);
 /// How long a check waits for a connection of the pool. With [`PROBE`] it stays below the service's limit on a check (2 s), or readiness would
@@ -96,6 +99,8 @@ impl PostgresOptions {
             ("timezone", "UTC".to_owned()),
             ("statement_timeout", timeout.to_string()),
             ("idle_in_transaction_session_timeout", (timeout * 2).to_string()),
+            // A statement whose client gave it up ends soon, instead of adding to those that come in its place.
+            ("client_connection_check_interval", "1000".to_owned()),
             // The statements are planned once for every size of batch: a generic plan is right for all of them.
             ("plan_cache_mode", "force_generic_plan".to_owned()),
             // A plan made while a table was small must still be right when it is large: rows are always found by key.
@@ -116,7 +121,8 @@ impl PostgresOptions {
             .before_acquire(|session, use_of| {
                 Box::pin(async move {
                     if use_of.idle_for > TRUSTED {
-                        session.ping().await?;
+                        // One that does not answer is closed, and the next one tried.
+                        return Ok(tokio::time::timeout(PING, session.ping()).await.is_ok_and(|pong| pong.is_ok()));
                     }
                     Ok(true)
                 })
@@ -130,7 +136,13 @@ impl PostgresLedger {
     /// reason to be unready, and a database that is away shall be told from one that is slow.
     pub(super) async fn check_database(&self) -> Result<(), LedgerError> {
         match tokio::time::timeout(CHECK_ACQUIRE, self.pool.acquire()).await {
-            Ok(Ok(mut session)) => self.check_over(&mut session).await,
+            Ok(Ok(session)) => {
+                let mut session = Session::from(session);
+                let checked = self.check_over(&mut session).await;
+                // Where the check is given up before this, the session is closed.
+                session.give_back();
+                checked
+            }
             Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => Err(error.into()),
             _ => {
                 let mut session = self.connect_once().await?;

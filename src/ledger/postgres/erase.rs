@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use sqlx::Connection;
 use tokio::time::Instant;
 
 use super::lanes::{LANE_CHANGE_LOCK, Lane};
+use super::session::{ANSWER, STEP, over};
 use super::{PostgresLedger, timestamp};
 use crate::counting::{SegmentId, UserId};
 use crate::ledger::{Erasure, LedgerError};
@@ -67,15 +69,17 @@ const PATIENCE: Duration = Duration::from_secs(45);
 impl PostgresLedger {
     pub(super) async fn erase_user(&self, user: &UserId) -> Result<Erasure, LedgerError> {
         let keep = self.settings.rules.memory_micros() + self.settle_micros();
-        let mut transaction = self.pool.begin().await?;
-        let receipt: String = sqlx::query_scalar(self.sql(SUPPRESS))
+        let suppressing = sqlx::query_scalar(self.sql(SUPPRESS))
             .bind(self.clock())
             .bind(user.as_str())
-            .bind(keep)
-            .fetch_one(&mut *transaction)
-            .await?;
-        self.raise_epoch(&mut transaction).await?;
-        transaction.commit().await?;
+            .bind(keep);
+        let receipt: String = over!(self, ANSWER, session => async {
+            let mut transaction = session.begin().await?;
+            let receipt = suppressing.fetch_one(&mut *transaction).await?;
+            self.raise_epoch(&mut transaction).await?;
+            transaction.commit().await?;
+            Ok::<_, LedgerError>(receipt)
+        })?;
         let lanes = self.all_lanes().await?;
         // A segment must not change its lane between one lane's part of this and another's.
         let mut still = self.pool.begin().await?;
@@ -91,15 +95,14 @@ impl PostgresLedger {
         still.commit().await?;
         let memberships: i64 = erased.iter().map(|(memberships, _, _)| memberships).sum();
         let history: i64 = erased.iter().map(|(_, history, _)| history).sum();
-        let finished: Option<(i64, i64)> = sqlx::query_as(self.sql(FINISH))
+        let finishing = sqlx::query_as(self.sql(FINISH))
             .bind(self.clock())
             .bind(user.as_str())
             .bind(&receipt)
             .bind(memberships)
             .bind(history)
-            .bind(keep)
-            .fetch_optional(&self.pool)
-            .await?;
+            .bind(keep);
+        let finished: Option<(i64, i64)> = over!(self, ANSWER, session => finishing.fetch_optional(&mut *session))?;
         let Some((erased_at, suppressed_until)) = finished else {
             return Err(LedgerError::Timeout(
                 "another erasure of the same user began meanwhile and goes on".to_owned(),
@@ -122,12 +125,11 @@ impl PostgresLedger {
     /// Deletes what a lane has of a user: how many memberships, how many rows of the history, and whose counts that changed.
     async fn erase_in(&self, lane: &Lane, user: &UserId) -> Result<(i64, i64, Vec<i64>), LedgerError> {
         self.older_writers_ended(lane).await?;
-        let (memberships, segments): (i64, Vec<i64>) = sqlx::query_as(lane.sql(DELETE))
+        let deleting = sqlx::query_as(lane.sql(DELETE))
             .bind(self.clock())
             .bind(user.as_str())
-            .bind(self.settle_micros() / 2)
-            .fetch_one(&self.pool)
-            .await?;
+            .bind(self.settle_micros() / 2);
+        let (memberships, segments): (i64, Vec<i64>) = over!(self, STEP, session => deleting.fetch_one(&mut *session))?;
         let history = self
             .clear_history(lane, "user_id = $3 COLLATE \"C\"", user.as_str())
             .await?;

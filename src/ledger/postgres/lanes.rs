@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sqlx::{Executor, Postgres};
 
+use super::session::{ANSWER, over};
 use super::{PostgresLedger, count, record};
 use crate::counting::SegmentId;
 use crate::ledger::LedgerError;
@@ -78,7 +79,7 @@ impl PostgresLedger {
     pub(super) async fn all_lanes(&self) -> Result<Arc<Lanes>, LedgerError> {
         match self.lanes.load_full() {
             Some(lanes) => Ok(lanes),
-            None => self.read_lanes(&self.pool).await,
+            None => over!(self, ANSWER, session => self.read_lanes(&mut *session)),
         }
     }
 
@@ -104,7 +105,7 @@ impl PostgresLedger {
         if let Some(lane) = find(&*self.all_lanes().await?) {
             return Ok(lane);
         }
-        find(&*self.read_lanes(&self.pool).await?)
+        find(&*over!(self, ANSWER, session => self.read_lanes(&mut *session))?)
             .ok_or_else(|| LedgerError::Internal(format!("a segment lives in lane {number}, which does not exist")))
     }
 
@@ -122,11 +123,9 @@ impl PostgresLedger {
         if unknown.is_empty() {
             return Ok(homes);
         }
-        let rows: Vec<(i64, i32)> =
-            sqlx::query_as(self.sql("SELECT id, lane FROM \"{base}\".segment WHERE id = ANY($1)"))
-                .bind(&unknown)
-                .fetch_all(&self.pool)
-                .await?;
+        let finding =
+            sqlx::query_as(self.sql("SELECT id, lane FROM \"{base}\".segment WHERE id = ANY($1)")).bind(&unknown);
+        let rows: Vec<(i64, i32)> = over!(self, ANSWER, session => finding.fetch_all(&mut *session))?;
         for (id, lane) in rows {
             self.homes.insert(SegmentId(id), lane);
             homes.insert(SegmentId(id), lane);

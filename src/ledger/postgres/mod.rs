@@ -18,6 +18,7 @@ mod recount;
 mod remove;
 mod schema;
 mod segments;
+mod session;
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
@@ -31,6 +32,8 @@ use super::{
     NewSegment, PutSegment, Recorded, Recount, Removed, SchemaState, SegmentInfo, SegmentPage, Settings, Swept,
 };
 use crate::counting::{Pair, Removal, SegmentId, SegmentName, UserId};
+
+use session::over;
 
 pub use connect::PostgresOptions;
 use lanes::{Home, Lane, Lanes};
@@ -183,8 +186,10 @@ impl Ledger for PostgresLedger {
 
     async fn schema(&self) -> Result<SchemaState, LedgerError> {
         let state = async {
-            let mut session = self.pool.acquire().await?;
-            self.schema_state(&mut session).await
+            let mut session = self.session().await?;
+            let state = self.schema_state(&mut session).await;
+            session.give_back();
+            state
         };
         self.explain(state.await).await
     }
@@ -226,13 +231,13 @@ impl Ledger for PostgresLedger {
     }
 
     async fn now(&self) -> Result<Timestamp, LedgerError> {
-        let micros =
-            sqlx::query_scalar("SELECT (extract(epoch FROM coalesce($1, clock_timestamp())) * 1000000)::bigint")
-                .bind(self.clock())
-                .fetch_one(&self.pool)
-                .await
-                .map_err(LedgerError::from);
-        timestamp(self.explain(micros).await?)
+        let micros = async {
+            let asking =
+                sqlx::query_scalar("SELECT (extract(epoch FROM coalesce($1, clock_timestamp())) * 1000000)::bigint")
+                    .bind(self.clock());
+            over!(self, session::ANSWER, session => asking.fetch_one(&mut *session))
+        };
+        timestamp(self.explain(micros.await).await?)
     }
 
     fn set_password(&self, password: &str) {

@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 
 use super::PostgresLedger;
 use super::lanes::Lanes;
+use super::session::{STEP, over};
 use crate::ledger::LedgerError;
 
 /// Two that make the same partition at once would collide in the catalogue.
@@ -58,7 +59,8 @@ async fn make(missing: &[(String, String, String, String)], session: &mut PgConn
 
 /// Drops the partitions whose month ended more than `keep_days` ago; says how many.
 pub(super) async fn drop_past(ledger: &PostgresLedger, keep_days: u32) -> Result<i64, LedgerError> {
-    let past: Vec<String> = sqlx::query_scalar(
+    let lanes = ledger.all_lanes().await?;
+    let finding = sqlx::query_scalar(
         "SELECT i.inhrelid::regclass::text
            FROM unnest($2::text[]) AS p(parent)
            JOIN pg_inherits i ON i.inhparent = to_regclass(p.parent)
@@ -68,14 +70,12 @@ pub(super) async fn drop_past(ledger: &PostgresLedger, keep_days: u32) -> Result
           ORDER BY 1",
     )
     .bind(ledger.clock())
-    .bind(parents(ledger, &*ledger.all_lanes().await?))
-    .bind(i32::try_from(keep_days).unwrap_or(i32::MAX))
-    .fetch_all(&ledger.pool)
-    .await?;
+    .bind(parents(ledger, &lanes))
+    .bind(i32::try_from(keep_days).unwrap_or(i32::MAX));
+    let past: Vec<String> = over!(ledger, STEP, session => finding.fetch_all(&mut *session))?;
     for name in &past {
-        sqlx::query(sqlx::AssertSqlSafe(format!("DROP TABLE IF EXISTS {name}")))
-            .execute(&ledger.pool)
-            .await?;
+        let dropping = sqlx::query(sqlx::AssertSqlSafe(format!("DROP TABLE IF EXISTS {name}")));
+        over!(ledger, STEP, session => dropping.execute(&mut *session))?;
     }
     Ok(i64::try_from(past.len()).unwrap_or(i64::MAX))
 }

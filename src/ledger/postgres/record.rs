@@ -6,6 +6,7 @@ use futures_util::future::try_join_all;
 use sqlx::FromRow;
 
 use super::lanes::Lane;
+use super::session::{ANSWER, over};
 use super::{PostgresLedger, timestamp};
 use crate::counting::{Outcome, Pair, Refusal, SegmentId, Window};
 use crate::ledger::{LedgerError, Recorded, Recording};
@@ -250,7 +251,7 @@ impl PostgresLedger {
             &lane.record_any
         };
         let rules = &self.settings.rules;
-        Ok(sqlx::query_as(statement.clone())
+        let recording = sqlx::query_as(statement.clone())
             .bind(self.clock())
             .bind(&batch.segments)
             .bind(&users)
@@ -259,9 +260,8 @@ impl PostgresLedger {
             .bind(rules.window().seconds())
             .bind(rules.resolution().seconds() * 1_000_000)
             .bind(self.settle_micros() / 2)
-            .bind(rules.max_ttl().seconds())
-            .fetch_one(&self.pool)
-            .await?)
+            .bind(rules.max_ttl().seconds());
+        over!(self, ANSWER, session => recording.fetch_one(&mut *session))
     }
 }
 

@@ -1,8 +1,9 @@
 //! The recount: memberships against counters, one segment in one short snapshot after another.
 
-use sqlx::{Executor, Postgres};
+use sqlx::{Connection, Executor, PgConnection, Postgres};
 
 use super::lanes::Lane;
+use super::session::{STEP, over};
 use super::{PostgresLedger, partitions, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{LedgerError, Recount};
@@ -52,42 +53,46 @@ const MEND: &str = r#"
 
 impl PostgresLedger {
     pub(super) async fn longest_unchecked(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError> {
-        let ids: Vec<i64> = sqlx::query_scalar(
+        let choosing = sqlx::query_scalar(
             self.sql("SELECT id FROM \"{base}\".segment ORDER BY recounted_at NULLS FIRST, id LIMIT $1"),
         )
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
+        .bind(i64::from(limit));
+        let ids: Vec<i64> = over!(self, STEP, session => choosing.fetch_all(&mut *session))?;
         Ok(ids.into_iter().map(SegmentId).collect())
     }
 
     pub(super) async fn recount_segment(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
-        let mut found = None;
         for _ in 0..TRIES {
-            let Some(lane) = self.homes_of(&[segment]).await?.get(&segment).copied() else {
-                break;
-            };
-            let lane = self.lane(lane).await?;
-            found = match self.compare(&lane, segment, "", &self.pool).await? {
-                Some(found) if found.drift != 0 => self.mend(&lane, segment).await?,
-                found => found,
-            };
-            if found.is_some() {
-                break;
+            let homes = self.homes_of(&[segment]).await?;
+            let Some(lane) = homes.get(&segment) else { break };
+            let lane = self.lane(*lane).await?;
+            let found = over!(self, STEP, session => self.recount_in(&lane, &mut session, segment))?;
+            if let Some(found) = found {
+                return Ok(found);
             }
             self.homes.remove(&segment);
         }
-        let Some(found) = found else {
-            // It was deleted: nobody is in it, and nothing is to be noted.
-            return Ok(Recount {
-                segment,
-                members: 0,
-                drift: 0,
-                as_of: crate::ledger::Ledger::now(self).await?,
-            });
+        // It was deleted: nobody is in it, and nothing is to be noted.
+        Ok(Recount {
+            segment,
+            members: 0,
+            drift: 0,
+            as_of: crate::ledger::Ledger::now(self).await?,
+        })
+    }
+
+    async fn recount_in(
+        &self,
+        lane: &Lane,
+        session: &mut PgConnection,
+        segment: SegmentId,
+    ) -> Result<Option<Recount>, LedgerError> {
+        let found = match self.compare(lane, segment, "", &mut *session).await? {
+            Some(found) if found.drift != 0 => self.mend(lane, &mut *session, segment).await?,
+            found => found,
         };
-        let mut session = self.pool.acquire().await?;
-        partitions::ensure(self, &mut session).await?;
+        let Some(found) = found else { return Ok(None) };
+        partitions::ensure(self, session).await?;
         sqlx::query(self.sql(
             r#"WITH point AS (
                  INSERT INTO "{base}".segment_history (segment_id, at, members) SELECT id, $3, $2 FROM "{base}".segment WHERE id = $1
@@ -99,7 +104,7 @@ impl PostgresLedger {
         .bind(jiff_sqlx::ToSqlx::to_sqlx(found.as_of))
         .execute(&mut *session)
         .await?;
-        Ok(found)
+        Ok(Some(found))
     }
 
     /// `None`: the segment does not live in this lane, whatever rows it may have left there.
@@ -129,8 +134,13 @@ impl PostgresLedger {
 
     /// Adds what is missing while no writer moves a counter. Writers wait for the table's lock with their memberships uncommitted, so
     /// memberships and counters that this sees belong together.
-    async fn mend(&self, lane: &Lane, segment: SegmentId) -> Result<Option<Recount>, LedgerError> {
-        let mut transaction = self.pool.begin().await?;
+    async fn mend(
+        &self,
+        lane: &Lane,
+        session: &mut PgConnection,
+        segment: SegmentId,
+    ) -> Result<Option<Recount>, LedgerError> {
+        let mut transaction = session.begin().await?;
         sqlx::query(
             lane.sql("LOCK TABLE \"{lane}\".segment_bucket, \"{lane}\".segment_span IN SHARE ROW EXCLUSIVE MODE"),
         )

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::{Connection, FromRow, PgConnection};
 
-use super::lanes::Lane;
+use super::session::{ANSWER, over};
 use super::{PostgresLedger, partitions, timestamp};
 use crate::counting::{Removal, SegmentId, SegmentName};
 use crate::ledger::{LedgerError, RemovalOutcome, Removed};
@@ -84,12 +84,9 @@ impl Answer {
 }
 
 impl PostgresLedger {
-    /// One transaction, a statement for each lane in the order of their numbers.
     pub(super) async fn remove_batch(&self, removals: &[Removal]) -> Result<Removed, LedgerError> {
         self.settings.admit(removals.len())?;
-        let mut session = self.pool.acquire().await?;
-        partitions::ensure(self, &mut session).await?;
-        drop(session);
+        over!(self, ANSWER, session => partitions::ensure(self, &mut session))?;
         let mut outcomes = vec![RemovalOutcome::NoSegment; removals.len()];
         let mut changed = BTreeSet::new();
         let mut at = None;
@@ -108,14 +105,11 @@ impl PostgresLedger {
                 break;
             }
             let mut again = Vec::new();
-            let mut transaction = self.pool.begin().await?;
-            for (lane, sent) in &by_lane {
-                let lane = self.lane(*lane).await?;
-                let answer = self.send_removals(&lane, removals, sent, &mut transaction).await?;
+            for (sent, answer) in self.send_removals(removals, by_lane).await? {
                 at = at.max(Some(answer.now));
                 let gone: BTreeSet<i64> = answer.gone.iter().copied().collect();
                 let marked = answer.marked();
-                for &(index, segment) in sent {
+                for &(index, segment) in &sent {
                     if gone.contains(&segment) {
                         again.push(index);
                         continue;
@@ -129,8 +123,6 @@ impl PostgresLedger {
                     };
                 }
             }
-            self.raise_epoch(&mut transaction).await?;
-            transaction.commit().await?;
             waiting = again;
             if waiting.is_empty() {
                 break;
@@ -149,22 +141,35 @@ impl PostgresLedger {
         })
     }
 
+    /// One transaction, a statement for each lane in the order of their numbers; each lane's removals with what became of them.
     async fn send_removals(
         &self,
-        lane: &Lane,
         removals: &[Removal],
-        sent: &[(usize, i64)],
-        session: &mut PgConnection,
-    ) -> Result<Answer, LedgerError> {
-        let segments: Vec<i64> = sent.iter().map(|(_, segment)| *segment).collect();
-        let users: Vec<&str> = sent.iter().map(|(index, _)| removals[*index].user.as_str()).collect();
-        Ok(sqlx::query_as(lane.sql(REMOVE))
-            .bind(self.clock())
-            .bind(&segments)
-            .bind(&users)
-            .bind(self.settle_micros() / 2)
-            .fetch_one(session)
-            .await?)
+        by_lane: BTreeMap<i32, Vec<(usize, i64)>>,
+    ) -> Result<Vec<(Vec<(usize, i64)>, Answer)>, LedgerError> {
+        let mut lanes = Vec::with_capacity(by_lane.len());
+        for (lane, sent) in by_lane {
+            lanes.push((self.lane(lane).await?, sent));
+        }
+        over!(self, ANSWER, session => async {
+            let mut transaction = session.begin().await?;
+            let mut answers = Vec::with_capacity(lanes.len());
+            for (lane, sent) in lanes {
+                let segments: Vec<i64> = sent.iter().map(|(_, segment)| *segment).collect();
+                let users: Vec<&str> = sent.iter().map(|(index, _)| removals[*index].user.as_str()).collect();
+                let answer = sqlx::query_as(lane.sql(REMOVE))
+                    .bind(self.clock())
+                    .bind(&segments)
+                    .bind(&users)
+                    .bind(self.settle_micros() / 2)
+                    .fetch_one(&mut *transaction)
+                    .await?;
+                answers.push((sent, answer));
+            }
+            self.raise_epoch(&mut transaction).await?;
+            transaction.commit().await?;
+            Ok::<_, LedgerError>(answers)
+        })
     }
 
     /// The last statement of its transaction: those that raise it wait for each other from here to the commit.

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::FromRow;
+use sqlx::{Connection, FromRow};
 
 use super::lanes::Home;
+use super::session::{ANSWER, over};
 use super::{PostgresLedger, timestamp};
 use crate::counting::{Pair, SegmentId, SegmentName, Window};
 use crate::ledger::{LedgerError, NewSegment, PutSegment, SegmentInfo, SegmentPage};
@@ -97,7 +98,8 @@ impl PostgresLedger {
     async fn create(&self, absent: &BTreeMap<&SegmentName, Option<i64>>) -> Result<(), LedgerError> {
         let names: Vec<&str> = absent.keys().map(|name| name.as_str()).collect();
         let observed: Vec<Option<i64>> = absent.values().copied().collect();
-        let mut transaction = self.pool.begin().await?;
+        over!(self, ANSWER, session => async {
+        let mut transaction = session.begin().await?;
         // A statement of its own: the next one's snapshot must see what the holder before us created.
         sqlx::query("SELECT pg_advisory_xact_lock($1)")
             .bind(CREATION_LOCK)
@@ -110,16 +112,14 @@ impl PostgresLedger {
             .bind(self.settings.max_segments_from_pairs)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await?;
-        Ok(())
+        transaction.commit().await
+        })
     }
 
     pub(super) async fn look_up(&self, names: &[&SegmentName]) -> Result<HashMap<String, Home>, LedgerError> {
         let texts: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
-        let rows: Vec<(String, i64, i32)> = sqlx::query_as(self.resolve.clone())
-            .bind(&texts)
-            .fetch_all(&self.pool)
-            .await?;
+        let resolving = sqlx::query_as(self.resolve.clone()).bind(&texts);
+        let rows: Vec<(String, i64, i32)> = over!(self, ANSWER, session => resolving.fetch_all(&mut *session))?;
         let home = |(name, id, lane)| {
             let id = SegmentId(id);
             (name, Home { id, lane })
@@ -151,8 +151,7 @@ impl PostgresLedger {
 
     pub(super) async fn upsert_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError> {
         // xmax is 0 exactly in a row that this statement inserted.
-        let mut transaction = self.pool.begin().await?;
-        let created: bool = sqlx::query_scalar(self.sql(
+        let putting = sqlx::query_scalar(self.sql(
             r#"INSERT INTO "{base}".segment AS s (name, lane, window_seconds, description, from_pair, created_at)
                VALUES ($2, (SELECT l.number FROM "{base}".lane l
                              ORDER BY (SELECT count(*) FROM "{base}".segment o WHERE o.lane = l.number), l.number LIMIT 1),
@@ -163,12 +162,15 @@ impl PostgresLedger {
         .bind(self.clock())
         .bind(segment.name.as_str())
         .bind(segment.window.map(Window::seconds))
-        .bind(segment.description.as_deref())
-        .fetch_one(&mut *transaction)
-        .await?;
-        // A pair that was known to change nothing may change something by another window.
-        self.raise_epoch(&mut transaction).await?;
-        transaction.commit().await?;
+        .bind(segment.description.as_deref());
+        let created: bool = over!(self, ANSWER, session => async {
+            let mut transaction = session.begin().await?;
+            let created = putting.fetch_one(&mut *transaction).await?;
+            // A pair that was known to change nothing may change something by another window.
+            self.raise_epoch(&mut transaction).await?;
+            transaction.commit().await?;
+            Ok::<_, LedgerError>(created)
+        })?;
         match self.one_segment(&segment.name).await? {
             Some(segment) => Ok(PutSegment { created, segment }),
             None => Err(LedgerError::Internal(
@@ -179,8 +181,7 @@ impl PostgresLedger {
 
     /// The name is free from the commit on; the rows are cleared away later, by [`PostgresLedger::clear_deleted`].
     pub(super) async fn mark_deleted(&self, name: &SegmentName) -> Result<Option<SegmentId>, LedgerError> {
-        let mut transaction = self.pool.begin().await?;
-        let id: Option<i64> = sqlx::query_scalar(self.sql(
+        let deleting = sqlx::query_scalar(self.sql(
             r#"WITH gone AS (
                  DELETE FROM "{base}".segment WHERE name = $2 RETURNING id, lane
                )
@@ -190,22 +191,23 @@ impl PostgresLedger {
                RETURNING id"#,
         ))
         .bind(self.clock())
-        .bind(name.as_str())
-        .fetch_optional(&mut *transaction)
-        .await?;
-        if id.is_some() {
-            self.raise_epoch(&mut transaction).await?;
-        }
-        transaction.commit().await?;
+        .bind(name.as_str());
+        let id: Option<i64> = over!(self, ANSWER, session => async {
+            let mut transaction = session.begin().await?;
+            let id = deleting.fetch_optional(&mut *transaction).await?;
+            if id.is_some() {
+                self.raise_epoch(&mut transaction).await?;
+            }
+            transaction.commit().await?;
+            Ok::<_, LedgerError>(id)
+        })?;
         self.ids.remove(name);
         Ok(id.map(SegmentId))
     }
 
     pub(super) async fn one_segment(&self, name: &SegmentName) -> Result<Option<SegmentInfo>, LedgerError> {
-        let row: Option<Row> = sqlx::query_as(self.sql(&select("s.name = $1", "")))
-            .bind(name.as_str())
-            .fetch_optional(&self.pool)
-            .await?;
+        let finding = sqlx::query_as(self.sql(&select("s.name = $1", ""))).bind(name.as_str());
+        let row: Option<Row> = over!(self, ANSWER, session => finding.fetch_optional(&mut *session))?;
         let Some(row) = row else { return Ok(None) };
         let count = self.count_segments(&[SegmentId(row.id)]).await?;
         match count.first() {
@@ -220,11 +222,10 @@ impl PostgresLedger {
         limit: u32,
     ) -> Result<SegmentPage, LedgerError> {
         // One more than asked for tells whether there is a next page. The empty string sorts before every name.
-        let mut rows: Vec<Row> = sqlx::query_as(self.sql(&select("s.name > $1", "ORDER BY s.name LIMIT $2")))
+        let listing = sqlx::query_as(self.sql(&select("s.name > $1", "ORDER BY s.name LIMIT $2")))
             .bind(after.map_or("", SegmentName::as_str))
-            .bind(i64::from(limit) + 1)
-            .fetch_all(&self.pool)
-            .await?;
+            .bind(i64::from(limit) + 1);
+        let mut rows: Vec<Row> = over!(self, ANSWER, session => listing.fetch_all(&mut *session))?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = rows.len() > limit;
         rows.truncate(limit);

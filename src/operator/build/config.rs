@@ -5,10 +5,19 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::common::{map, meta};
+use crate::crd::{OnCacheFailure, OnPostgresFailure};
 use crate::operator::validate::Validated;
 
 pub(super) fn settings(v: &Validated) -> BTreeMap<String, String> {
-    let (counting, archive) = (&v.spec.counting, &v.spec.maintenance.archive);
+    let (counting, archive, api) = (&v.spec.counting, &v.spec.maintenance.archive, &v.spec.api);
+    let on_cache_failure = match api.on_cache_failure {
+        OnCacheFailure::ServeFromPostgres => "serve_from_database",
+        OnCacheFailure::Fail => "fail",
+    };
+    let on_postgres_failure = match api.on_postgres_failure {
+        OnPostgresFailure::ServeStale => "serve_stale",
+        OnPostgresFailure::Fail => "fail",
+    };
     let mut settings = map([
         ("SEGMENT_COUNTER_LISTEN", "0.0.0.0:8080"),
         ("SEGMENT_COUNTER_HEALTH_LISTEN", "0.0.0.0:9090"),
@@ -26,6 +35,12 @@ pub(super) fn settings(v: &Validated) -> BTreeMap<String, String> {
         (
             "SEGMENT_COUNTER_MAX_STALENESS_MS",
             &counting.max_staleness_milliseconds.to_string(),
+        ),
+        ("SEGMENT_COUNTER_ON_CACHE_FAILURE", on_cache_failure),
+        ("SEGMENT_COUNTER_ON_DATABASE_FAILURE", on_postgres_failure),
+        (
+            "SEGMENT_COUNTER_SERVE_STALE_SECONDS",
+            &api.serve_stale_seconds.to_string(),
         ),
         ("SEGMENT_COUNTER_SETTLE_SECONDS", &archive.settle_seconds.to_string()),
         ("SEGMENT_COUNTER_BATCH_SIZE", &archive.batch_size.to_string()),

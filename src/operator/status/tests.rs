@@ -93,6 +93,19 @@ fn rolled_out_on_a_current_ledger_it_is_ready_for_this_generation() {
 }
 
 #[test]
+fn the_cache_is_part_of_ready_only_where_the_api_fails_without_it() {
+    let mut object = fixtures::minimal().0;
+    // Nothing has logged in to the cache yet.
+    let status = told(&object, Some(rolled_out()), Some(Ok(facts())), NOW);
+    assert_eq!(word(&status, "CacheReady"), is("Unknown", "NotProbed"));
+    assert_eq!(word(&status, "Ready"), is("True", "AllReady"));
+    object.spec.api.on_cache_failure = OnCacheFailure::Fail;
+    let status = told(&object, Some(rolled_out()), Some(Ok(facts())), NOW);
+    assert_eq!(word(&status, "Ready"), is("False", "NotProbed"));
+    assert!(of(&status, "Ready").unwrap().message.starts_with("CacheReady: "));
+}
+
+#[test]
 fn it_is_never_ready_for_an_older_generation_nor_before_every_replica_is_updated_and_available() {
     type Spoil = fn(&mut DeploymentStatus);
     let table: [(Spoil, &str); 5] = [

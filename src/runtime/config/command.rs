@@ -267,6 +267,27 @@ mod tests {
     }
 
     #[test]
+    fn what_happens_without_a_dependency_is_one_of_two_words() {
+        let config = |flags: &[&str]| run(&[&["serve"], flags].concat(), &[]).unwrap().config;
+        let usual = config(&[]);
+        assert_eq!(usual.serve_stale, Some(std::time::Duration::from_secs(900)));
+        assert!(!usual.cache_required);
+        assert_eq!(config(&["--on-database-failure", "fail"]).serve_stale, None);
+        assert_eq!(config(&["--serve-stale-seconds", "0"]).serve_stale, None);
+        assert!(config(&["--on-cache-failure", "fail"]).cache_required);
+        for (flag, words) in [
+            ("--on-cache-failure", "serve_from_database and fail"),
+            ("--on-database-failure", "serve_stale and fail"),
+        ] {
+            let error = run(&["serve", flag, "Fail"], &[]).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("{flag} is \"Fail\": one of {words}")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn two_ways_to_the_database_are_one_too_many() {
         let error = run(
             &[

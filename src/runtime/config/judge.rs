@@ -61,6 +61,12 @@ impl Judge<'_> {
         let rules = self.rules();
         let max_staleness = self.one("max_staleness_ms", |text| number(text, 0, 60_000));
         let serve_stale = self.one("serve_stale_seconds", |text| number(text, 0, 604_800));
+        let stale_allowed = self.one("on_database_failure", |text| {
+            choice(text, [("serve_stale", true), ("fail", false)])
+        });
+        let cache_required = self.one("on_cache_failure", |text| {
+            choice(text, [("serve_from_database", false), ("fail", true)])
+        });
         let settle = self.one("settle_seconds", |text| number(text, 10, 86_400));
         let lanes = self.one("lanes", |text| number(text, 1, 1_000));
         let max_segments = self.one("max_segments_from_pairs", |text| number(text, 0, 1_000_000_000));
@@ -78,7 +84,9 @@ impl Judge<'_> {
             redis_password_file,
             rules: rules?,
             max_staleness: Duration::from_millis(max_staleness?),
-            serve_stale: Duration::from_secs(serve_stale?),
+            serve_stale: Some(Duration::from_secs(serve_stale?))
+                .filter(|limit| !limit.is_zero() && stale_allowed == Some(true)),
+            cache_required: cache_required?,
             settle: Duration::from_secs(settle?),
             max_segments_from_pairs: max_segments?,
             lanes: lanes?,
@@ -245,6 +253,12 @@ fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
         Ok(number) if (least..=most).contains(&number) => Ok(number),
         _ => Err(format!("is {}: a whole number from {least} to {most}", shown(text))),
     }
+}
+
+/// One of two words.
+fn choice<T: Copy>(text: &str, words: [(&str, T); 2]) -> Result<T, String> {
+    let chosen = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+    chosen.ok_or_else(|| format!("is {}: one of {} and {}", shown(text), words[0].0, words[1].0))
 }
 
 fn schema(text: &str) -> Result<String, String> {

@@ -192,6 +192,13 @@ pub const KEYS: &[Key] = {
             "How many lanes `migrate` provides, each a Postgres schema with some of the segments; more can be added, none is taken away",
         ),
         key(
+            Cache,
+            "on_cache_failure",
+            "serve_from_database|fail",
+            Some("serve_from_database"),
+            "What a count does that the cache cannot help with: ask the database, within bounds, or fail with 503 (a strict one asks the database always)",
+        ),
+        key(
             Counting,
             "window_seconds",
             "SECONDS",
@@ -228,10 +235,17 @@ pub const KEYS: &[Key] = {
         ),
         key(
             Counting,
+            "on_database_failure",
+            "serve_stale|fail",
+            Some("serve_stale"),
+            "What a count does while the database is away: answer the last known one, with its age, or fail with 503",
+        ),
+        key(
+            Counting,
             "serve_stale_seconds",
             "SECONDS",
             Some("900"),
-            "How long the last known count is answered, with its age, while the database is away; 0 never",
+            "How old the last known count may be that is answered while the database is away; 0 is as on_database_failure fail",
         ),
         key(
             Maintenance,

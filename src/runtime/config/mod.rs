@@ -41,8 +41,10 @@ pub struct Config {
     pub rules: Rules,
     /// How old an answer may be where the request does not say.
     pub max_staleness: Duration,
-    /// How long the last known count is answered while the database is away.
-    pub serve_stale: Duration,
+    /// How long the last known count is answered while the database is away; `None`: not at all.
+    pub serve_stale: Option<Duration>,
+    /// Whether counts fail while the cache is away.
+    pub cache_required: bool,
     /// How long a membership has ended before the archive touches it.
     pub settle: Duration,
     /// How many lanes a migration provides.

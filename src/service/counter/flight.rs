@@ -4,7 +4,7 @@
 //! writer has overtaken, is not stored.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -22,6 +22,15 @@ use super::{Counter, Entry, Found};
 /// How long a ledger that hangs is waited for where the last value may be served.
 const LEDGER_PATIENCE: Duration = Duration::from_secs(1);
 
+/// While another replica holds the claim it reads the very value that is wanted here: the pauses before each further look for it. Then the
+/// ledger is asked all the same, since that replica may have died.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(4),
+    Duration::from_millis(8),
+];
+
 /// How an answer came about.
 #[derive(Debug, Clone)]
 pub(super) struct Landing {
@@ -34,6 +43,14 @@ impl Landing {
     pub(super) fn of(found: Found) -> Self {
         Self {
             result: Ok(found),
+            stale: None,
+        }
+    }
+
+    /// The cache did not answer, and nothing may answer in its place.
+    fn refused(error: CacheError) -> Self {
+        Self {
+            result: Err(error.into()),
             stale: None,
         }
     }
@@ -64,19 +81,33 @@ struct Wanted {
     segment: SegmentId,
     claim: Option<Claim>,
     cached: Option<Entry>,
+    /// Whether another replica's claim stands.
+    elsewhere: bool,
 }
 
 /// Reads `segments` and lands each.
 pub(super) async fn fly(counter: Arc<Counter>, segments: Vec<SegmentId>, bound: Duration) {
-    let mut runway = Runway {
+    let runway = Runway {
         counter: &counter,
-        open: segments.iter().copied().collect(),
+        open: Mutex::new(segments.iter().copied().collect()),
     };
+    let wanted = look(&counter, &runway, segments, bound).await;
+    let wanted = skip_while_ledger_pauses(&counter, &runway, wanted);
+    // What is claimed here is what other replicas wait for: it waits for nothing itself.
+    let (elsewhere, here): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|wanted| wanted.elsewhere);
+    tokio::join!(
+        land_from_ledger(&counter, &runway, here),
+        land_from_elsewhere(&counter, &runway, elsewhere, bound)
+    );
+}
+
+/// Asks the cache; what it can answer lands.
+async fn look(counter: &Counter, runway: &Runway<'_>, segments: Vec<SegmentId>, bound: Duration) -> Vec<Wanted> {
     let asked = Instant::now();
     let lookups = join_all(segments.iter().map(|segment| counter.cache.read(*segment, bound))).await;
     let mut wanted = Vec::new();
     for (segment, lookup) in segments.into_iter().zip(lookups) {
-        match sort(&counter, segment, lookup, asked, bound) {
+        match sort(counter, segment, lookup, asked, bound) {
             Sorted::Answered(entry) => {
                 counter.local.keep(segment, entry);
                 runway.land(
@@ -88,10 +119,38 @@ pub(super) async fn fly(counter: Arc<Counter>, segments: Vec<SegmentId>, bound: 
                 );
             }
             Sorted::Wanted(segment) => wanted.push(segment),
+            Sorted::Refused(error) => runway.land(segment, &Landing::refused(error)),
         }
     }
-    let wanted = skip_while_ledger_pauses(&counter, &mut runway, wanted);
-    let landed = ask_ledger(&counter, &wanted).await;
+    wanted
+}
+
+/// Looks a few times for what another replica is reading; what does not come, or may be claimed here meanwhile, the ledger is asked for.
+async fn land_from_elsewhere(counter: &Counter, runway: &Runway<'_>, mut elsewhere: Vec<Wanted>, bound: Duration) {
+    let mut here = Vec::new();
+    for pause in PAUSES {
+        if elsewhere.is_empty() {
+            break;
+        }
+        tokio::time::sleep(pause).await;
+        let segments = elsewhere.iter().map(|wanted| wanted.segment).collect();
+        let (still, claimed): (Vec<_>, Vec<_>) = look(counter, runway, segments, bound)
+            .await
+            .into_iter()
+            .partition(|wanted| wanted.elsewhere);
+        elsewhere = still;
+        here.extend(claimed);
+        if !here.is_empty() {
+            break;
+        }
+    }
+    here.append(&mut elsewhere);
+    land_from_ledger(counter, runway, here).await;
+}
+
+/// Asks the ledger, and stores what was claimed.
+async fn land_from_ledger(counter: &Counter, runway: &Runway<'_>, wanted: Vec<Wanted>) {
+    let landed = ask_ledger(counter, &wanted).await;
     let mut stores = Vec::new();
     for (wanted, landed) in wanted.into_iter().zip(landed) {
         let landing = counter.landing(wanted.segment, landed, wanted.cached);
@@ -118,6 +177,7 @@ pub(super) async fn fly(counter: Arc<Counter>, segments: Vec<SegmentId>, bound: 
 enum Sorted {
     Answered(Entry),
     Wanted(Wanted),
+    Refused(CacheError),
 }
 
 fn sort(
@@ -127,18 +187,30 @@ fn sort(
     asked: Instant,
     bound: Duration,
 ) -> Sorted {
-    let Lookup { value, claim } = lookup.unwrap_or_else(|error| {
-        counter.metrics.cache_error("read");
-        tracing::debug!(%error, "the cache did not answer; the ledger will");
-        Lookup {
-            value: None,
-            claim: None,
+    let answered = lookup.is_ok();
+    let Lookup { value, claim } = match lookup {
+        Ok(lookup) => lookup,
+        Err(error) => {
+            counter.metrics.cache_error("read");
+            if counter.cache_required {
+                return Sorted::Refused(error);
+            }
+            tracing::debug!(%error, "the cache did not answer; the ledger will");
+            Lookup {
+                value: None,
+                claim: None,
+            }
         }
-    });
+    };
     let cached = value.and_then(|value| entry(value, asked));
     match cached {
         Some(entry) if claim.is_none() && entry.age() <= bound => Sorted::Answered(entry),
-        cached => Sorted::Wanted(Wanted { segment, claim, cached }),
+        cached => Sorted::Wanted(Wanted {
+            segment,
+            elsewhere: answered && claim.is_none(),
+            claim,
+            cached,
+        }),
     }
 }
 
@@ -155,7 +227,7 @@ fn entry(value: Cached, asked: Instant) -> Option<Entry> {
 }
 
 /// Right after the ledger failed, segments whose last value may be served are served so, rather than have each reader wait for a time-out.
-fn skip_while_ledger_pauses(counter: &Counter, runway: &mut Runway<'_>, wanted: Vec<Wanted>) -> Vec<Wanted> {
+fn skip_while_ledger_pauses(counter: &Counter, runway: &Runway<'_>, wanted: Vec<Wanted>) -> Vec<Wanted> {
     let Some(limit) = counter.serve_stale.filter(|_| counter.ledger_pauses()) else {
         return wanted;
     };
@@ -208,12 +280,15 @@ async fn ask_ledger(counter: &Counter, wanted: &[Wanted]) -> Vec<Result<Landed<C
 /// The segments of a flight that have not landed. Whatever ends the flight opens them for the next: none may stay closed for ever.
 struct Runway<'a> {
     counter: &'a Counter,
-    open: BTreeSet<SegmentId>,
+    open: Mutex<BTreeSet<SegmentId>>,
 }
 
 impl Runway<'_> {
-    fn land(&mut self, segment: SegmentId, landing: &Landing) {
-        self.open.remove(&segment);
+    fn land(&self, segment: SegmentId, landing: &Landing) {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&segment);
         let mut flights = self.counter.flights.lock().unwrap_or_else(PoisonError::into_inner);
         let readers = flights.remove(&segment).unwrap_or_default();
         drop(flights);
@@ -226,11 +301,12 @@ impl Runway<'_> {
 
 impl Drop for Runway<'_> {
     fn drop(&mut self) {
-        if self.open.is_empty() {
+        let open = self.open.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if open.is_empty() {
             return;
         }
         let mut flights = self.counter.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        for segment in &self.open {
+        for segment in open.iter() {
             flights.remove(segment);
         }
     }

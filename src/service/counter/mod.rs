@@ -63,6 +63,7 @@ pub(crate) struct Counter {
     cache: SharedCache,
     metrics: Arc<Metrics>,
     serve_stale: Option<Duration>,
+    cache_required: bool,
     ledger_failed: Mutex<Option<Instant>>,
 }
 
@@ -82,6 +83,7 @@ impl Counter {
             cache,
             metrics,
             serve_stale: config.serve_stale,
+            cache_required: config.cache_required,
             ledger_failed: Mutex::default(),
         })
     }
