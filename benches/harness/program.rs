@@ -26,12 +26,25 @@ pub fn operator() -> PathBuf {
 /// A command of the service on a database.
 pub fn command(name: &str, database_url: &str) -> Command {
     let mut command = Command::new(binary());
+    command.arg(name);
+    on(command, database_url)
+}
+
+/// `segment-counter serve` under a tool that is given here with its arguments.
+pub fn under(tool: &[&str], database_url: &str) -> Command {
+    let mut command = Command::new(tool[0]);
+    command.args(&tool[1..]).arg(binary()).arg("serve").args(FREE_PORTS);
+    on(command, database_url)
+}
+
+fn on(mut command: Command, database_url: &str) -> Command {
     command
-        .arg(name)
         .env("SEGMENT_COUNTER_DATABASE_URL", database_url)
         .env("SEGMENT_COUNTER_LOG", "error");
     command
 }
+
+const FREE_PORTS: [&str; 4] = ["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"];
 
 /// Runs a command of the service to its end and gives what it said.
 pub fn run(name: &str, database_url: &str) -> String {
@@ -47,7 +60,7 @@ impl Program {
     /// `segment-counter serve`, all settings as they come, on a migrated database.
     pub fn service(database_url: &str, redis_url: Option<&str>) -> Self {
         let mut serve = command("serve", database_url);
-        serve.args(["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"]);
+        serve.args(FREE_PORTS);
         if let Some(url) = redis_url {
             serve.args(["--redis-url", url]);
         }
@@ -60,7 +73,8 @@ impl Program {
         Self::start(Command::new(program).arg("reference").envs(environment.iter().copied()))
     }
 
-    fn start(command: &mut Command) -> Self {
+    /// Starts a program that says where it serves.
+    pub fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -82,6 +96,15 @@ impl Program {
             _stdout: stdout,
             url,
         }
+    }
+
+    /// Asks it to end, and waits until it did.
+    pub fn end(mut self) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args(["-TERM", &id]).status().expect("kill");
+        assert!(status.success(), "{id} could not be asked to end");
+        let status = self.child.wait().expect("its end");
+        assert!(status.success(), "it ended with {status}");
     }
 
     /// The processor time that it has used, in seconds.
