@@ -10,6 +10,7 @@ mod gather;
 mod invalidator;
 mod maintenance;
 mod metrics;
+mod pace;
 mod readiness;
 mod recorder;
 
