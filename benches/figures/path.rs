@@ -1,63 +1,125 @@
-//! What a pair of a stream costs the service in instructions and allocations, from the socket to the statement: the difference of two runs, the
-//! second with twice the pairs, so that starting and ending cancel out. By valgrind, which counts exactly and slowly; no processor's counters are
-//! needed.
+//! What the two hottest paths cost in instructions and allocations of the program itself (the kernel's are not seen): a pair of a stream, from the
+//! socket to the statement, and a hot count, beside a constant. Each is the difference of two runs, the second with twice as much, so that
+//! starting and ending cancel out. By valgrind, which counts exactly and slowly: the same on a busy machine as on a quiet one.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::harness::ledger::{create_segments, empty};
 use crate::harness::program::{self, Program};
 use crate::harness::streams::{self, Pairs};
 use crate::harness::{Plan, Row, postgres};
+use crate::reference;
 
 const PAIRS: usize = 5_000;
+const COUNTS: usize = 2_000;
+const PATH: &str = "/v1/segments/segment-7/count";
+
+/// Callgrind counts instructions, memcheck what is asked of the allocator; and after what they say it.
+const TOOLS: [(&str, &str); 2] = [("callgrind", "Collected : "), ("memcheck", "total heap usage: ")];
 
 pub async fn measure(_: &Plan) -> Vec<Row> {
     let server = postgres();
     let database = server.database().await;
     program::run("migrate", &database);
     create_segments(&database).await;
-    let mut per_pair = Vec::new();
-    // Callgrind counts every instruction; memcheck counts what is asked of the allocator.
-    for (tool, said_before) in [("callgrind", "Collected : "), ("memcheck", "total heap usage: ")] {
-        let mut counts = [0.0; 2];
-        for (run, count) in counts.iter_mut().enumerate() {
+    let (mut pair, mut count, mut constant) = (vec![], vec![], vec![]);
+    for (tool, said_before) in TOOLS {
+        let mut counted = [[0.0; 2]; 3];
+        for run in 0..2 {
+            let tool = Tool::new(tool, said_before);
             empty(&database).await;
-            let said = serve_under(tool, &database, PAIRS * (run + 1)).await;
-            *count = said
-                .lines()
-                .find_map(|line| {
-                    let number = line.split_once(said_before)?.1.split_whitespace().next()?;
-                    number.replace(',', "").parse::<f64>().ok()
-                })
-                .unwrap_or_else(|| panic!("valgrind said no {said_before}: {said}"));
+            let service = tool.service(&database);
+            let body = Pairs::unique(0, PAIRS * (run + 1)).ndjson();
+            streams::send(&service.url, &[body], None, "created", PAIRS * (run + 1)).await;
+            counted[0][run] = tool.end(service);
+
+            let service = tool.service(&database);
+            let answer = ask(&format!("{}{PATH}", service.url), COUNTS * (run + 1)).await;
+            counted[1][run] = tool.end(service);
+
+            let constant = tool.reference(&answer);
+            ask(&format!("{}/constant", constant.url), COUNTS * (run + 1)).await;
+            counted[2][run] = tool.end(constant);
         }
-        per_pair.push((counts[1] - counts[0]) / PAIRS as f64);
+        for (side, runs, times) in [
+            (&mut pair, counted[0], PAIRS),
+            (&mut count, counted[1], COUNTS),
+            (&mut constant, counted[2], COUNTS),
+        ] {
+            side.push((runs[1] - runs[0]) / times as f64);
+        }
     }
-    vec![Row::new(
-        "a pair of a stream, from the socket to the statement",
-        format!("{:.0} instructions, {:.2} allocations", per_pair[0], per_pair[1]),
-    )]
+    let say = |side: &[f64]| format!("{:.0} instructions, {:.1} allocations", side[0], side[1]);
+    vec![
+        Row::new("a pair of a stream, from the socket to the statement", say(&pair)),
+        Row::new("a hot count, cached in memory: in the program itself", say(&count))
+            .beside("axum, a constant of the same size", say(&constant)),
+    ]
 }
 
-/// Sends so many pairs to a service under a tool; gives what the tool said at its end.
-async fn serve_under(tool: &str, database: &str, pairs: usize) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
-    let mut command = program::under(
-        &[
-            "valgrind",
-            &format!("--tool={tool}"),
-            &format!("--log-file={}", log.display()),
-            &match tool {
-                "callgrind" => format!("--callgrind-out-file={}", folder.path().join("out").display()),
-                _ => "--leak-check=no".to_owned(),
-            },
-        ],
-        database,
-    );
-    let service = Program::start(command.stderr(Stdio::null()));
-    let body = Pairs::unique(0, pairs).ndjson();
-    streams::send(&service.url, &[body], None, "created", pairs).await;
-    service.end();
-    std::fs::read_to_string(log).unwrap()
+/// One request after another on one connection; gives the last answer.
+async fn ask(url: &str, times: usize) -> String {
+    let client = reqwest::Client::new();
+    let mut answer = String::new();
+    for _ in 0..times {
+        let response = client.get(url).send().await.expect("an answer");
+        assert!(response.status().is_success(), "{response:?}");
+        answer = response.text().await.expect("a body");
+    }
+    answer
+}
+
+/// A tool of valgrind, and where it writes what it counted.
+struct Tool {
+    arguments: Vec<String>,
+    said_before: &'static str,
+    folder: tempfile::TempDir,
+}
+
+impl Tool {
+    fn new(name: &str, said_before: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        let mut arguments = vec![format!("--tool={name}"), format!("--log-file={}", file("log"))];
+        arguments.push(match name {
+            "callgrind" => format!("--callgrind-out-file={}", file("out")),
+            _ => "--leak-check=no".to_owned(),
+        });
+        Self {
+            arguments,
+            said_before,
+            folder,
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("valgrind");
+        command.args(&self.arguments).stderr(Stdio::null());
+        command
+    }
+
+    /// The service; a count stays hot for as long as it runs.
+    fn service(&self, database: &str) -> Program {
+        let mut command = self.command();
+        let serve = program::serve(command.arg(program::binary()), database);
+        Program::start(serve.env("SEGMENT_COUNTER_MAX_STALENESS_MS", "60000"))
+    }
+
+    fn reference(&self, answer: &str) -> Program {
+        let program = std::env::current_exe().expect("this program's own path");
+        let mut command = self.command();
+        Program::start(command.arg(program).arg("reference").env(reference::COUNT, answer))
+    }
+
+    /// Ends it, and reads what was counted.
+    fn end(&self, program: Program) -> f64 {
+        program.end();
+        let said = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
+        said.lines()
+            .find_map(|line| {
+                let number = line.split_once(self.said_before)?.1.split_whitespace().next()?;
+                number.replace(',', "").parse().ok()
+            })
+            .unwrap_or_else(|| panic!("valgrind said no {}: {said}", self.said_before))
+    }
 }

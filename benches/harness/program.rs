@@ -26,22 +26,19 @@ pub fn operator() -> PathBuf {
 /// A command of the service on a database.
 pub fn command(name: &str, database_url: &str) -> Command {
     let mut command = Command::new(binary());
-    command.arg(name);
-    on(command, database_url)
+    on(command.arg(name), database_url);
+    command
 }
 
-/// `segment-counter serve` under a tool that is given here with its arguments.
-pub fn under(tool: &[&str], database_url: &str) -> Command {
-    let mut command = Command::new(tool[0]);
-    command.args(&tool[1..]).arg(binary()).arg("serve").args(FREE_PORTS);
-    on(command, database_url)
+/// Adds what makes the service's binary serve, all settings as they come, to a command that ends in it.
+pub fn serve<'a>(command: &'a mut Command, database_url: &str) -> &'a mut Command {
+    on(command.arg("serve").args(FREE_PORTS), database_url)
 }
 
-fn on(mut command: Command, database_url: &str) -> Command {
+fn on<'a>(command: &'a mut Command, database_url: &str) -> &'a mut Command {
     command
         .env("SEGMENT_COUNTER_DATABASE_URL", database_url)
-        .env("SEGMENT_COUNTER_LOG", "error");
-    command
+        .env("SEGMENT_COUNTER_LOG", "error")
 }
 
 const FREE_PORTS: [&str; 4] = ["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"];
@@ -59,12 +56,12 @@ pub fn run(name: &str, database_url: &str) -> String {
 impl Program {
     /// `segment-counter serve`, all settings as they come, on a migrated database.
     pub fn service(database_url: &str, redis_url: Option<&str>) -> Self {
-        let mut serve = command("serve", database_url);
-        serve.args(FREE_PORTS);
+        let mut command = Command::new(binary());
+        let serve = serve(&mut command, database_url);
         if let Some(url) = redis_url {
             serve.args(["--redis-url", url]);
         }
-        Self::start(&mut serve)
+        Self::start(serve)
     }
 
     /// What stands beside it; see [`crate::reference`].
@@ -103,8 +100,7 @@ impl Program {
         let id = self.child.id().to_string();
         let status = Command::new("kill").args(["-TERM", &id]).status().expect("kill");
         assert!(status.success(), "{id} could not be asked to end");
-        let status = self.child.wait().expect("its end");
-        assert!(status.success(), "it ended with {status}");
+        self.child.wait().expect("its end");
     }
 
     /// The processor time that it has used, in seconds.

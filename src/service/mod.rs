@@ -132,6 +132,12 @@ impl Service {
             .await
     }
 
+    /// The count of a segment with the configured staleness, where this process remembers it; `None` where it has to be asked for.
+    #[must_use]
+    pub fn count_at_once(&self, segment: &SegmentName) -> Option<CountAnswer> {
+        self.counter.remembered(segment, self.config.max_staleness)
+    }
+
     /// The counts of many segments, in their order.
     ///
     /// # Errors
