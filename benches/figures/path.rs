@@ -10,7 +10,7 @@ use crate::harness::streams::{self, Pairs};
 use crate::harness::{Plan, Row, postgres};
 use crate::reference;
 
-const PAIRS: usize = 5_000;
+const PAIRS: usize = 20_000;
 const COUNTS: usize = 2_000;
 const PATH: &str = "/v1/segments/segment-7/count";
 
@@ -24,29 +24,31 @@ pub async fn measure(_: &Plan) -> Vec<Row> {
     create_segments(&database).await;
     let (mut pair, mut count, mut constant) = (vec![], vec![], vec![]);
     for (tool, said_before) in TOOLS {
-        let mut counted = [[0.0; 2]; 3];
-        for run in 0..2 {
+        // Pair, count and constant, once and with twice as much.
+        let mut counted = [[0.0; 3]; 2];
+        for (run, counted) in counted.iter_mut().enumerate() {
+            let (pairs, counts) = (PAIRS * (run + 1), COUNTS * (run + 1));
             let tool = Tool::new(tool, said_before);
             empty(&database).await;
             let service = tool.service(&database);
-            let body = Pairs::unique(0, PAIRS * (run + 1)).ndjson();
-            streams::send(&service.url, &[body], None, "created", PAIRS * (run + 1)).await;
-            counted[0][run] = tool.end(service);
+            let body = Pairs::unique(0, pairs).ndjson();
+            streams::send(&service.url, &[body], None, "created", pairs).await;
+            counted[0] = tool.end(service);
 
             let service = tool.service(&database);
-            let answer = ask(&format!("{}{PATH}", service.url), COUNTS * (run + 1)).await;
-            counted[1][run] = tool.end(service);
+            let answer = ask(&format!("{}{PATH}", service.url), counts).await;
+            counted[1] = tool.end(service);
 
             let constant = tool.reference(&answer);
-            ask(&format!("{}/constant", constant.url), COUNTS * (run + 1)).await;
-            counted[2][run] = tool.end(constant);
+            ask(&format!("{}/constant", constant.url), counts).await;
+            counted[2] = tool.end(constant);
         }
-        for (side, runs, times) in [
-            (&mut pair, counted[0], PAIRS),
-            (&mut count, counted[1], COUNTS),
-            (&mut constant, counted[2], COUNTS),
-        ] {
-            side.push((runs[1] - runs[0]) / times as f64);
+        let [once, twice] = counted;
+        for (index, (side, times)) in [(&mut pair, PAIRS), (&mut count, COUNTS), (&mut constant, COUNTS)]
+            .into_iter()
+            .enumerate()
+        {
+            side.push((twice[index] - once[index]) / times as f64);
         }
     }
     let say = |side: &[f64]| format!("{:.0} instructions, {:.1} allocations", side[0], side[1]);
@@ -98,11 +100,14 @@ impl Tool {
         command
     }
 
-    /// The service; a count stays hot for as long as it runs.
+    /// The service. A count stays hot for as long as it runs; and it logs in to the database once, since a login costs as much as thousands of pairs.
     fn service(&self, database: &str) -> Program {
         let mut command = self.command();
         let serve = program::serve(command.arg(program::binary()), database);
-        Program::start(serve.env("SEGMENT_COUNTER_MAX_STALENESS_MS", "60000"))
+        serve
+            .env("SEGMENT_COUNTER_MAX_STALENESS_MS", "60000")
+            .env("SEGMENT_COUNTER_DATABASE_MAX_CONNECTIONS", "1");
+        Program::start(serve)
     }
 
     fn reference(&self, answer: &str) -> Program {
