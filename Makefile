@@ -38,7 +38,7 @@ test: ## Install what is missing and pass every test, on real servers and on a r
 test-long: ## Pass the long forms of the suites that have one (about ten minutes; each prints its seed and its figures)
 	SEGMENT_COUNTER_TEST_ROUNDS=$${SEGMENT_COUNTER_TEST_ROUNDS:-50} $(CARGO) test --test crash -- --nocapture
 
-bench: ## Measure speed and size beside their limits and print the table (QUICK=1: two minutes); what the cluster's tests measured last is in it
+bench: ## Measure speed and size beside their limits and print the table (QUICK=1: five minutes); what the cluster's tests measured last is in it
 	tests/install.sh bench
 	rows=$(wildcard $(CURDIR)/target/cluster-figures.json)
 	$(CARGO) bench --bench figures -- $(if $(QUICK),--quick) $${rows:+--rows "$$rows"} $(BENCH_OPTIONS)

@@ -16,6 +16,7 @@ mod reference;
 mod support;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -24,7 +25,7 @@ use harness::{Plan, Row, machine, table};
 #[derive(Parser)]
 #[command(about = "Measures Segment Counter beside its limits and prints a table")]
 struct Arguments {
-    /// Short runs: two minutes or so, and more noise.
+    /// Short runs: five minutes or so, and more noise.
     #[arg(long)]
     quick: bool,
     /// Only these figures.
@@ -51,12 +52,30 @@ enum Serve {
 enum Figure {
     /// Streams of pairs beside the same statement by pgbench.
     Ndjson,
+    /// Streams in which most pairs are repeats.
+    Repeats,
+    /// What a pair of a stream costs the service.
+    Path,
     /// One pair a request beside one INSERT a request, and beside a constant.
     Pairs,
+    /// Single pairs beyond what there is room for.
+    Overload,
     /// Hot counts beside a constant.
     Counts,
+    /// Counts at the ledger beside SELECT 1.
+    Cold,
     /// A large segment beside a small one.
     Large,
+    /// The archive beside a bare DELETE into INSERT.
+    Archive,
+    /// Counts beside an archive.
+    Beside,
+    /// The recount beside one GROUP BY.
+    Refresh,
+    /// Bytes of a membership in PostgreSQL.
+    Bytes,
+    /// Bytes of a segment in Redis.
+    Redis,
     /// Memory and the size of the binaries.
     Size,
 }
@@ -74,14 +93,25 @@ async fn main() {
         if !arguments.only.is_empty() && !arguments.only.contains(figure) {
             continue;
         }
+        let begun = Instant::now();
         eprintln!("{figure:?}");
         rows.extend(match figure {
-            Figure::Ndjson => figures::ndjson::measure(&plan).await,
+            Figure::Ndjson => figures::ndjson::unique(&plan).await,
+            Figure::Repeats => figures::ndjson::repeats(&plan).await,
+            Figure::Path => figures::path::measure(&plan).await,
             Figure::Pairs => figures::pairs::measure(&plan).await,
+            Figure::Overload => figures::overload::measure(&plan).await,
             Figure::Counts => figures::counts::measure(&plan).await,
+            Figure::Cold => figures::cold::measure(&plan).await,
             Figure::Large => figures::large::measure(&plan).await,
+            Figure::Archive => figures::archive::speed(&plan).await,
+            Figure::Beside => figures::archive::beside_counts(&plan).await,
+            Figure::Refresh => figures::refresh::measure(&plan).await,
+            Figure::Bytes => figures::bytes::in_postgres(&plan).await,
+            Figure::Redis => figures::bytes::in_redis(&plan).await,
             Figure::Size => figures::size::measure(&plan).await,
         });
+        eprintln!("  {:.1?}", begun.elapsed());
     }
     rows.extend(given);
     println!("\n{}\n\n{}", machine::describe(&plan), table::render(&rows));

@@ -58,6 +58,7 @@ pub async fn serve() {
     let router = Router::new()
         .route("/constant", get(count_constant).post(parse))
         .route("/inserted", post(insert))
+        .route("/one", get(select_one))
         .with_state(Shared { pool, count });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     println!("serving on http://{}", listener.local_addr().expect("an address"));
@@ -67,6 +68,17 @@ pub async fn serve() {
 
 async fn count_constant(State(shared): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], shared.count)
+}
+
+/// The least that a database can be asked.
+async fn select_one(State(shared): State<Shared>) -> Response {
+    let one = sqlx::query_scalar::<_, i32>("SELECT 1")
+        .fetch_one(shared.pool.as_ref().expect("a database"))
+        .await;
+    match one {
+        Ok(_) => ([(header::CONTENT_TYPE, "application/json")], shared.count).into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
 }
 
 async fn parse(Json(pair): Json<Pair>) -> Response {

@@ -14,6 +14,8 @@ mod ending;
 mod fields;
 #[path = "api/health.rs"]
 mod health;
+#[path = "api/hot.rs"]
+mod hot;
 #[path = "api/http.rs"]
 mod http;
 #[path = "api/keeping.rs"]

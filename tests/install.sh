@@ -4,7 +4,7 @@ set -euo pipefail
 
 packages=(postgresql redis-server curl openssl)
 [ "${1:-}" != cluster ] || packages+=(containerd runc containernetworking-plugins buildah mmdebstrap iproute2 nftables iptables conntrack)
-[ "${1:-}" != bench ] || packages+=(wrk binutils)
+[ "${1:-}" != bench ] || packages+=(wrk binutils valgrind)
 
 missing=()
 for package in "${packages[@]}"; do

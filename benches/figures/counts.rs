@@ -1,9 +1,11 @@
 //! A hot count, beside a handler that answers a constant of the same size: what an answer at memory speed costs more than no answer.
 
+use crate::harness::ledger::create_segments;
 use crate::harness::program::{self, Program};
+use crate::harness::streams::{self, Pairs};
 use crate::harness::table::thousands;
 use crate::harness::wrk::{Load, Run, each, in_turns, middle};
-use crate::harness::{Bound, Plan, Ratio, Row, postgres, streams};
+use crate::harness::{Bound, Plan, Ratio, Row, postgres};
 use crate::reference;
 use crate::support::redis::Node;
 
@@ -14,11 +16,18 @@ pub async fn measure(plan: &Plan) -> Vec<Row> {
     let server = postgres();
     let database = server.database().await;
     program::run("migrate", &database);
-    streams::create_segments(&database).await;
+    create_segments(&database).await;
     let redis = Node::start(&[]);
     let alone = Program::service(&database, None);
     let with_redis = Program::service(&database, Some(&redis.url()));
-    streams::send(&alone.url, &[streams::ndjson(0, 10_000)], None, 10_000).await;
+    streams::send(
+        &alone.url,
+        &[Pairs::unique(0, 10_000).ndjson()],
+        None,
+        "created",
+        10_000,
+    )
+    .await;
     let answer = reqwest::get(format!("{}{PATH}", alone.url))
         .await
         .unwrap()

@@ -1,70 +1,101 @@
-//! NDJSON of unique pairs through the service, beside the very same statement by pgbench: what HTTP, parsing, batching and telling the
-//! cache take from what the database can do.
+//! NDJSON through the service, beside the very same statement by pgbench for the same pairs: what HTTP, parsing, batching and telling the cache
+//! take from what the database can do; and where most pairs are repeats, what is won by not asking it.
 
 use std::time::Instant;
 
 use segment_counter::ledger::{PostgresOptions, Settings, recording_for_bench};
 
+use crate::harness::ledger::{create_segments, empty};
 use crate::harness::program::{self, Program};
+use crate::harness::streams::{self, Pairs};
 use crate::harness::table::thousands;
-use crate::harness::{Bound, Plan, Ratio, Row, median, pgbench, postgres, streams};
+use crate::harness::{Bound, Plan, Ratio, Row, median, pgbench, postgres};
 
 /// Streams of the service and sessions of pgbench.
 const CLIENTS: usize = 4;
 
-pub async fn measure(plan: &Plan) -> Vec<Row> {
+/// No pair twice; plain and by gzip.
+pub async fn unique(plan: &Plan) -> Vec<Row> {
+    let clients = (0..CLIENTS).map(|client| Pairs::unique(client, plan.pairs / CLIENTS));
+    let [plain, gzip, limit] = measure(plan, &clients.collect::<Vec<_>>(), true).await;
+    let row = |work: &str, ours: &Rates| ours.row(work, &limit, 0.8);
+    vec![
+        row("NDJSON of unique pairs, 4 streams", &plain),
+        row("the same, gzip", &gzip),
+    ]
+}
+
+/// Nine of ten pairs repeat one of the newest, all within a minute or so.
+pub async fn repeats(plan: &Plan) -> Vec<Row> {
+    let clients = (0..CLIENTS).map(|client| Pairs::repeating(client, plan.pairs / CLIENTS));
+    let [plain, _, limit] = measure(plan, &clients.collect::<Vec<_>>(), false).await;
+    vec![plain.row("NDJSON of which nine pairs in ten are repeats, 4 streams", &limit, 3.0)]
+}
+
+/// One side's rounds.
+#[derive(Default)]
+struct Rates {
+    per_second: Vec<f64>,
+    cpu_micros: Vec<f64>,
+}
+
+impl Rates {
+    fn row(&self, work: &str, limit: &Self, bound: f64) -> Row {
+        let rate = |side: &Self| format!("{} pairs/s", thousands(median(side.per_second.iter().copied())));
+        let cpu = median(self.cpu_micros.iter().copied());
+        Row::new(work, format!("{}, {cpu:.1} µs of CPU each", rate(self)))
+            .beside(
+                &format!("all pairs by the same statement and pgbench, {CLIENTS} sessions"),
+                rate(limit),
+            )
+            .ratio(Ratio::of(&self.per_second, &limit.per_second), Bound::AtLeast(bound))
+    }
+}
+
+/// Plain, by gzip where that is wanted, and by pgbench.
+async fn measure(plan: &Plan, clients: &[Pairs], gzip: bool) -> [Rates; 3] {
     let server = postgres();
     let (ours, theirs) = (server.database().await, server.database().await);
     for database in [&ours, &theirs] {
         program::run("migrate", database);
     }
-    streams::create_segments(&ours).await;
-    let ids = streams::create_segments(&theirs).await;
-    let each = plan.pairs / CLIENTS;
-    let plain: Vec<_> = (0..CLIENTS).map(|client| streams::ndjson(client, each)).collect();
+    create_segments(&ours).await;
+    let ids = create_segments(&theirs).await;
+    let plain: Vec<_> = clients.iter().map(Pairs::ndjson).collect();
     let gzipped: Vec<_> = plain.iter().map(|body| streams::gzip(body)).collect();
     let options = PostgresOptions::new(theirs.parse().unwrap(), "segment_counter", 1).unwrap();
     let (statement, session) = recording_for_bench(&options, &Settings::default());
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("record.sql");
-    std::fs::write(&script, streams::script(&statement, &ids, CLIENTS, each)).unwrap();
+    std::fs::write(&script, streams::script(&statement, &ids, clients)).unwrap();
 
     let service = Program::service(&ours, None);
-    let (mut by_plain, mut by_gzip, mut by_pgbench, mut cpu) = (vec![], vec![], vec![], vec![]);
-    let all = (each * CLIENTS) as f64;
+    let mut sides: [Rates; 3] = Default::default();
+    let all = clients.iter().map(Pairs::len).sum::<usize>() as f64;
+    let new = clients[0].new;
     for round in 0..=plan.rounds {
         let begun = Instant::now();
-        let before = service.cpu_seconds();
-        streams::empty(&ours).await;
-        let ours_plain = all / streams::send(&service.url, &plain, None, each).await;
-        let used = (service.cpu_seconds() - before) / all * 1e6;
-        streams::empty(&theirs).await;
-        let limit = all / pgbench::seconds(&theirs, &session, CLIENTS, &script);
-        streams::empty(&ours).await;
-        let ours_gzip = all / streams::send(&service.url, &gzipped, Some("gzip"), each).await;
+        let mut rates = [(0.0, 0.0); 3];
+        let ways = [(0, &plain, None), (1, &gzipped, Some("gzip"))];
+        for (side, bodies, encoding) in ways.into_iter().take(if gzip { 2 } else { 1 }) {
+            empty(&ours).await;
+            let before = service.cpu_seconds();
+            let seconds = streams::send(&service.url, bodies, encoding, "created", new).await;
+            rates[side] = (all / seconds, (service.cpu_seconds() - before) / all * 1e6);
+        }
+        empty(&theirs).await;
+        rates[2].0 = all / pgbench::seconds(&theirs, &session, CLIENTS, &script);
         eprintln!(
-            "  pairs/s: plain {ours_plain:.0} ({used:.2} µs of CPU a pair), gzip {ours_gzip:.0}, pgbench {limit:.0} ({:.1?})",
+            "  pairs/s and µs of CPU: plain, gzip, pgbench {rates:.1?} ({:.1?})",
             begun.elapsed()
         );
         // The first round warms both sides up.
         if round > 0 {
-            by_plain.push(ours_plain);
-            by_gzip.push(ours_gzip);
-            by_pgbench.push(limit);
-            cpu.push(used);
+            for (side, (per_second, cpu_micros)) in sides.iter_mut().zip(rates) {
+                side.per_second.push(per_second);
+                side.cpu_micros.push(cpu_micros);
+            }
         }
     }
-    let beside = format!("the same statement by pgbench, {CLIENTS} sessions");
-    let row = |work: &str, ours: &[f64], more: String| {
-        let measured = format!("{} pairs/s{more}", thousands(median(ours.iter().copied())));
-        let limit = format!("{} pairs/s", thousands(median(by_pgbench.iter().copied())));
-        Row::new(work, measured)
-            .beside(&beside, limit)
-            .ratio(Ratio::of(ours, &by_pgbench), Bound::AtLeast(0.8))
-    };
-    let cpu = format!(", {:.1} µs of CPU each", median(cpu));
-    vec![
-        row("NDJSON of unique pairs, 4 streams", &by_plain, cpu),
-        row("the same, gzip", &by_gzip, String::new()),
-    ]
+    sides
 }

@@ -1,10 +1,11 @@
 //! One unique pair a POST on 64 connections, beside a handler that does one INSERT a request on the same PostgreSQL with as many sessions,
 //! and beside one that parses the same body and answers a constant: what group commit gives, and what is left to win.
 
+use crate::harness::ledger::create_segments;
 use crate::harness::program::{self, Program};
 use crate::harness::table::thousands;
 use crate::harness::wrk::{Load, each, in_turns, middle};
-use crate::harness::{Bound, Plan, Ratio, Row, postgres, streams};
+use crate::harness::{Bound, Plan, Ratio, Row, postgres};
 use crate::reference;
 
 const CONNECTIONS: u32 = 64;
@@ -13,7 +14,7 @@ pub async fn measure(plan: &Plan) -> Vec<Row> {
     let server = postgres();
     let (ours, theirs) = (server.database().await, server.database().await);
     program::run("migrate", &ours);
-    streams::create_segments(&ours).await;
+    create_segments(&ours).await;
     reference::prepare(&theirs).await;
     let service = Program::service(&ours, None);
     let reference = Program::reference(&[(reference::DATABASE_URL, &theirs)]);

@@ -1,16 +1,22 @@
--- What wrk sends and says. With an argument it sends one pair a request, and never the same one: the argument is the run's own prefix.
-local prefix
+-- What wrk sends and says. Arguments: the path, how many numbers its {n} goes through, and, where one pair a request is to be sent and never the
+-- same one, the run's own prefix.
 local sent = 0
 
 function init(args)
-  prefix = args[1]
+  local path, numbers, prefix = args[1], tonumber(args[2]), args[3]
   if prefix == nil then
-    -- One request for all: built once.
-    local request_text = wrk.format("GET", wrk.path)
-    request = function() return request_text end
+    -- Built once.
+    local texts = {}
+    for n = 1, numbers do
+      texts[n] = wrk.format("GET", (path:gsub("{n}", n)))
+    end
+    request = function()
+      sent = sent + 1
+      return texts[sent % numbers + 1]
+    end
     return
   end
-  local head = "POST " .. wrk.path .. " HTTP/1.1\r\nHost: " .. wrk.headers["Host"]
+  local head = "POST " .. path .. " HTTP/1.1\r\nHost: " .. wrk.headers["Host"]
     .. "\r\nContent-Type: application/json\r\nContent-Length: "
   request = function()
     sent = sent + 1

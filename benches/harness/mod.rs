@@ -1,6 +1,8 @@
 //! What the figures share: the plan of a run, the programs under load, the load itself, and the table.
 
+pub mod ledger;
 pub mod machine;
+pub mod open;
 pub mod pgbench;
 pub mod program;
 pub mod streams;
@@ -22,6 +24,8 @@ pub struct Plan {
     pub pairs: usize,
     /// Members of the large segment.
     pub members: u32,
+    /// Memberships of a table that something walks through.
+    pub rows: u32,
 }
 
 impl Plan {
@@ -29,13 +33,15 @@ impl Plan {
         rounds: 5,
         seconds: 4,
         pairs: 200_000,
-        members: 1_000_000,
+        members: 10_000_000,
+        rows: 1_000_000,
     };
     pub const QUICK: Self = Self {
         rounds: 3,
         seconds: 1,
         pairs: 40_000,
-        members: 200_000,
+        members: 1_000_000,
+        rows: 100_000,
     };
 }
 

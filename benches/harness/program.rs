@@ -26,12 +26,22 @@ pub fn operator() -> PathBuf {
 /// A command of the service on a database.
 pub fn command(name: &str, database_url: &str) -> Command {
     let mut command = Command::new(binary());
-    command
-        .arg(name)
-        .env("SEGMENT_COUNTER_DATABASE_URL", database_url)
-        .env("SEGMENT_COUNTER_LOG", "error");
+    on(command.arg(name), database_url);
     command
 }
+
+/// Adds what makes the service's binary serve, all settings as they come, to a command that ends in it.
+pub fn serve<'a>(command: &'a mut Command, database_url: &str) -> &'a mut Command {
+    on(command.arg("serve").args(FREE_PORTS), database_url)
+}
+
+fn on<'a>(command: &'a mut Command, database_url: &str) -> &'a mut Command {
+    command
+        .env("SEGMENT_COUNTER_DATABASE_URL", database_url)
+        .env("SEGMENT_COUNTER_LOG", "error")
+}
+
+const FREE_PORTS: [&str; 4] = ["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"];
 
 /// Runs a command of the service to its end and gives what it said.
 pub fn run(name: &str, database_url: &str) -> String {
@@ -46,12 +56,12 @@ pub fn run(name: &str, database_url: &str) -> String {
 impl Program {
     /// `segment-counter serve`, all settings as they come, on a migrated database.
     pub fn service(database_url: &str, redis_url: Option<&str>) -> Self {
-        let mut serve = command("serve", database_url);
-        serve.args(["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"]);
+        let mut command = Command::new(binary());
+        let serve = serve(&mut command, database_url);
         if let Some(url) = redis_url {
             serve.args(["--redis-url", url]);
         }
-        Self::start(&mut serve)
+        Self::start(serve)
     }
 
     /// What stands beside it; see [`crate::reference`].
@@ -60,7 +70,8 @@ impl Program {
         Self::start(Command::new(program).arg("reference").envs(environment.iter().copied()))
     }
 
-    fn start(command: &mut Command) -> Self {
+    /// Starts a program that says where it serves.
+    pub fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -82,6 +93,14 @@ impl Program {
             _stdout: stdout,
             url,
         }
+    }
+
+    /// Asks it to end, and waits until it did.
+    pub fn end(mut self) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args(["-TERM", &id]).status().expect("kill");
+        assert!(status.success(), "{id} could not be asked to end");
+        self.child.wait().expect("its end");
     }
 
     /// The processor time that it has used, in seconds.

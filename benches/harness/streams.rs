@@ -1,4 +1,4 @@
-//! Unique pairs, as NDJSON for the service and as batches for pgbench: the same pairs in the same order, cut in the same way.
+//! Pairs, as NDJSON for the service and as batches for pgbench: the same pairs in the same order, cut in the same way.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,22 +12,63 @@ use segment_counter::ledger::Settings;
 use segment_counter::service::ServiceConfig;
 use serde_json::Value;
 
-use crate::support::postgres::execute;
-
 /// Segments that the pairs go to, one after another.
 pub const SEGMENTS: usize = 100;
+/// From how many of the newest pairs a repeat is drawn.
+const RECENT: usize = 2_000;
 
-/// One client's pairs: `(user, segment)`.
-pub fn pairs(client: usize, count: usize) -> impl Iterator<Item = (String, usize)> {
-    (0..count).map(move |n| (format!("user-{client}-{n:07}"), (n * 7 + client) % SEGMENTS))
+/// One client's pairs.
+#[derive(Debug, Clone)]
+pub struct Pairs {
+    /// User and segment.
+    list: Vec<(String, usize)>,
+    /// How many of them are there for the first time.
+    pub new: usize,
 }
 
-pub fn ndjson(client: usize, count: usize) -> Bytes {
-    let mut text = String::new();
-    for (user, segment) in pairs(client, count) {
-        writeln!(text, r#"{{"user_id": "{user}", "segment": "segment-{segment}"}}"#).unwrap();
+impl Pairs {
+    /// No pair twice.
+    pub fn unique(client: usize, count: usize) -> Self {
+        let list = (0..count).map(|n| (format!("user-{client}-{n:07}"), (n * 7 + client) % SEGMENTS));
+        Self {
+            list: list.collect(),
+            new: count,
+        }
     }
-    text.into()
+
+    /// One new pair in ten; the others repeat one of the newest, as the events of a visit do.
+    pub fn repeating(client: usize, count: usize) -> Self {
+        let fresh = Self::unique(client, count.div_ceil(10)).list;
+        // Any sequence will do that is the same in every run.
+        let mut state = 0x9e37_79b9_u64 + client as u64;
+        let list = (0..count).map(|n| {
+            let newest = n / 10;
+            if n % 10 == 0 {
+                return fresh[newest].clone();
+            }
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let back = (state >> 33) as usize % (newest + 1).min(RECENT);
+            fresh[newest - back].clone()
+        });
+        Self {
+            list: list.collect(),
+            new: fresh.len(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub fn ndjson(&self) -> Bytes {
+        let mut text = String::new();
+        for (user, segment) in &self.list {
+            writeln!(text, r#"{{"user_id": "{user}", "segment": "segment-{segment}"}}"#).unwrap();
+        }
+        text.into()
+    }
 }
 
 pub fn gzip(bytes: &[u8]) -> Bytes {
@@ -37,7 +78,7 @@ pub fn gzip(bytes: &[u8]) -> Bytes {
 }
 
 /// The pgbench script: every client prepares the statement once and executes it for one batch after another, as the service does.
-pub fn script(statement: &str, ids: &[i64], clients: usize, count: usize) -> String {
+pub fn script(statement: &str, ids: &[i64], clients: &[Pairs]) -> String {
     let settings = Settings::default();
     let rules = Rules::default();
     let (window, resolution) = (rules.window().seconds(), rules.resolution().seconds() * 1_000_000);
@@ -45,17 +86,13 @@ pub fn script(statement: &str, ids: &[i64], clients: usize, count: usize) -> Str
     let mut text = String::new();
     let types = "timestamptz, bigint[], text[], bigint[], bigint[], bigint, bigint, bigint";
     writeln!(text, "PREPARE record ({types}) AS {};", statement.trim()).unwrap();
-    for client in 0..clients {
+    for (client, pairs) in clients.iter().enumerate() {
         writeln!(text, "\\if :client_id = {client}").unwrap();
-        let mut pairs = pairs(client, count).peekable();
-        while pairs.peek().is_some() {
-            let (mut segments, mut users, mut nulls) = (Vec::new(), Vec::new(), Vec::new());
-            for (user, segment) in pairs.by_ref().take(ServiceConfig::default().flush_pairs) {
-                segments.push(ids[segment].to_string());
-                users.push(user);
-                nulls.push("null");
-            }
-            let (segments, users, nulls) = (segments.join(","), users.join(","), nulls.join(","));
+        for batch in pairs.list.chunks(ServiceConfig::default().flush_pairs) {
+            let segments: Vec<_> = batch.iter().map(|(_, segment)| ids[*segment].to_string()).collect();
+            let users: Vec<_> = batch.iter().map(|(user, _)| user.as_str()).collect();
+            let nulls = vec!["null"; batch.len()].join(",");
+            let (segments, users) = (segments.join(","), users.join(","));
             writeln!(
                 text,
                 "EXECUTE record (null, '{{{segments}}}', '{{{users}}}', '{{{nulls}}}', '{{{nulls}}}', {window}, {resolution}, {settle});"
@@ -67,9 +104,9 @@ pub fn script(statement: &str, ids: &[i64], clients: usize, count: usize) -> Str
     text
 }
 
-/// Sends each body on a connection of its own, all at once; gives the seconds until the last answer, which must say that every pair was
-/// new.
-pub async fn send(url: &str, bodies: &[Bytes], encoding: Option<&'static str>, pairs: usize) -> f64 {
+/// Sends each body on a connection of its own, all at once; gives the seconds until the last answer, which must say that so many pairs were
+/// `status`.
+pub async fn send(url: &str, bodies: &[Bytes], encoding: Option<&'static str>, status: &str, pairs: usize) -> f64 {
     let client = reqwest::Client::new();
     let begun = Instant::now();
     let sent = bodies.iter().map(|body| {
@@ -82,37 +119,11 @@ pub async fn send(url: &str, bodies: &[Bytes], encoding: Option<&'static str>, p
         }
         async move {
             let response = request.send().await.expect("an answer");
-            let status = response.status();
+            let code = response.status();
             let totals: Value = response.json().await.expect("totals");
-            assert!(status.is_success() && totals["created"] == pairs, "{status} {totals}");
+            assert!(code.is_success() && totals[status] == pairs, "{code} {totals}");
         }
     });
     futures_util::future::join_all(sent).await;
     begun.elapsed().as_secs_f64()
-}
-
-/// No memberships: each run begins from the same.
-pub async fn empty(database_url: &str) {
-    execute(
-        database_url,
-        "TRUNCATE segment_counter_lane_0.membership, segment_counter_lane_0.segment_bucket, segment_counter_lane_0.segment_span; CHECKPOINT",
-    )
-    .await;
-}
-
-/// The segments of the pairs, and their numbers.
-pub async fn create_segments(database_url: &str) -> Vec<i64> {
-    let sql = format!(
-        "INSERT INTO segment_counter.segment (name, from_pair, created_at)
-         SELECT 'segment-' || n, true, clock_timestamp() FROM generate_series(0, {}) n",
-        SEGMENTS - 1
-    );
-    execute(database_url, &sql).await;
-    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(database_url)
-        .await
-        .unwrap();
-    sqlx::query_scalar("SELECT id FROM segment_counter.segment ORDER BY substr(name, 9)::integer")
-        .fetch_all(&mut connection)
-        .await
-        .unwrap()
 }

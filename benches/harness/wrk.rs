@@ -17,6 +17,8 @@ pub struct Load {
     pub path: String,
     /// POST one pair each time, never the same one, where this is set.
     pub unique_pairs: bool,
+    /// The `{n}` of the path goes from 1 to this, again and again.
+    pub numbers: u32,
 }
 
 /// What one run brought.
@@ -38,10 +40,16 @@ struct Summary {
 
 impl Load {
     pub fn get(connections: u32, path: &str) -> Self {
+        Self::numbered(connections, path, 1)
+    }
+
+    /// One path after another.
+    pub fn numbered(connections: u32, path: &str, numbers: u32) -> Self {
         Self {
             connections,
             path: path.to_owned(),
             unique_pairs: false,
+            numbers,
         }
     }
 
@@ -50,6 +58,7 @@ impl Load {
             connections,
             path: path.to_owned(),
             unique_pairs: true,
+            numbers: 1,
         }
     }
 
@@ -61,8 +70,9 @@ impl Load {
             .args(["--threads", "1", "--timeout", "30", "--script", SCRIPT])
             .args(["--connections", &self.connections.to_string()])
             .args(["--duration", &seconds.to_string()])
-            .arg(format!("{}{}", program.url, self.path))
-            .arg("--");
+            .arg(&program.url)
+            .arg("--")
+            .args([&self.path, &self.numbers.to_string()]);
         if self.unique_pairs {
             // No two runs send the same pair.
             command.arg(format!("{:08x}", rand::random::<u32>()));

@@ -122,19 +122,29 @@ pub(crate) async fn one(
     let answer = answer.ok_or_else(|| Problem::no_segment(&name))?;
     let count = SegmentCount::new(answer, api.rules().resolution());
     let (tag, age) = (count.tag(), count.age());
-    let mut response = if matches(&headers, &tag) {
+    let response = if matches(&headers, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         Json(count).into_response()
     };
+    Ok(tagged(response, tag, age))
+}
+
+/// What [`one`] answers to a request without a condition.
+pub(crate) fn answered(api: &Api, answer: CountAnswer) -> Response {
+    let count = SegmentCount::new(answer, api.rules().resolution());
+    let (tag, age) = (count.tag(), count.age());
+    tagged(Json(count).into_response(), tag, age)
+}
+
+fn tagged(mut response: Response, tag: String, age: HeaderValue) -> Response {
+    let headers = response.headers_mut();
     if let Ok(tag) = HeaderValue::try_from(tag) {
-        response.headers_mut().insert(header::ETAG, tag);
+        headers.insert(header::ETAG, tag);
     }
-    response.headers_mut().insert(header::AGE, age);
+    headers.insert(header::AGE, age);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    Ok(response)
 }
 
 /// Whether a tag of `If-None-Match` is `tag`, compared weakly.

@@ -105,8 +105,35 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// An answer that needs no wait, measured and named as every other; `None` where `answer` has none or the request is to be refused: then
+    /// nothing was measured.
+    pub(crate) fn at_once<B>(
+        &self,
+        request: &http::Request<B>,
+        answer: impl FnOnce() -> Option<Response>,
+    ) -> Option<Response> {
+        let guard = &*self.0;
+        let begun = Instant::now();
+        guard.admit(request).ok()?;
+        // After a panic the router has its turn, and answers for what happens then.
+        let mut response = std::panic::catch_unwind(AssertUnwindSafe(answer)).ok().flatten()?;
+        let method = method_name(request.method());
+        let id = guard.ids.of(request);
+        guard.ended(method, id, &mut response, begun);
+        Some(response)
+    }
+}
+
 impl Inner {
-    fn admit(&self, request: &Request) -> Result<(), Problem> {
+    fn ended(&self, method: &'static str, id: HeaderValue, response: &mut Response, begun: Instant) {
+        let seconds = begun.elapsed().as_secs_f64();
+        self.metrics.answered(method, response.status().as_u16(), seconds);
+        report(self, method, &id, response, seconds);
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+
+    fn admit<B>(&self, request: &http::Request<B>) -> Result<(), Problem> {
         let Some(demands) = &self.demands else { return Ok(()) };
         let asked = if request.method() == Method::HEAD {
             &Method::GET
@@ -174,11 +201,7 @@ where
                 },
             };
             drop(in_flight);
-            let status = response.status();
-            let seconds = begun.elapsed().as_secs_f64();
-            guard.metrics.answered(method, status.as_u16(), seconds);
-            report(&guard, method, &id, &response, seconds);
-            response.headers_mut().insert(REQUEST_ID, id);
+            guard.ended(method, id, &mut response, begun);
             Ok(response)
         })
     }
@@ -229,7 +252,7 @@ impl RequestIds {
         }
     }
 
-    fn of(&self, request: &Request) -> HeaderValue {
+    fn of<B>(&self, request: &http::Request<B>) -> HeaderValue {
         let given = request.headers().get(REQUEST_ID).filter(|id| {
             let bytes = id.as_bytes();
             !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID && bytes.iter().all(u8::is_ascii_graphic)

@@ -9,6 +9,7 @@ mod body;
 mod counts;
 mod document;
 mod guard;
+mod hot;
 mod json;
 mod metrics;
 mod name;
@@ -22,7 +23,6 @@ mod tokens;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::response::IntoResponse;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
@@ -31,6 +31,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterE
 use utoipa_axum::routes;
 
 use crate::counting::Rules;
+use crate::runtime::http::{Routes, Shortcut};
 use crate::runtime::shutdown::Shutdown;
 use crate::service::Service;
 
@@ -181,12 +182,13 @@ pub fn openapi() -> OpenApi {
         .into_openapi()
 }
 
-/// The API's routes.
-pub fn router(options: Options, registry: &mut Registry) -> Router {
+/// The API's routes, and what answers in front of them.
+pub fn routes(options: Options, registry: &mut Registry) -> Routes {
     let metrics = HttpMetrics::register(registry);
     let ids = Arc::new(RequestIds::new());
     let tokens = options.tokens.clone();
     let mut router = OpenApiRouter::<Api>::with_openapi(document::head());
+    let mut of_hot = None;
     for routes in all_routes() {
         let Some((path, item)) = routes.1.paths.first_key_value() else {
             continue;
@@ -197,6 +199,9 @@ pub fn router(options: Options, registry: &mut Registry) -> Router {
             metrics.of(path),
             Arc::clone(&ids),
         );
+        if path == hot::ROUTE {
+            of_hot = Some(guard.clone());
+        }
         router = router.routes(routes.layer(guard));
     }
     let (router, openapi) = router.split_for_parts();
@@ -208,9 +213,14 @@ pub fn router(options: Options, registry: &mut Registry) -> Router {
         rules: options.service.ledger().settings().rules,
         options,
     }));
-    router
+    let shortcut = of_hot.map(|guard| {
+        let api = api.clone();
+        Arc::new(hot::Hot { api, guard }) as Arc<dyn Shortcut>
+    });
+    let router = router
         .fallback_service(tower::Layer::layer(&guard, unmatched))
-        .with_state(api)
+        .with_state(api);
+    Routes::new(router, shortcut)
 }
 
 fn no_route() -> Problem {

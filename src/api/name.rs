@@ -77,7 +77,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
 }
 
 /// Whether every `%` begins an escape.
-fn is_encoded(text: &str) -> bool {
+pub(crate) fn is_encoded(text: &str) -> bool {
     text.split('%').skip(1).all(|after| {
         let digits = after.as_bytes().get(..2);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))

@@ -49,7 +49,7 @@ pub(super) async fn serve(config: Config) -> Result<(), CommandError> {
         options.jobs.archive_timeout = timeout;
         options.jobs.refresh_timeout = timeout;
     }
-    let router = api::router(options, &mut registry);
+    let routes = api::routes(options, &mut registry);
 
     let stop = Shutdown::new();
     let listener = Listener::bind(config.listen, Limits::default())
@@ -71,7 +71,7 @@ pub(super) async fn serve(config: Config) -> Result<(), CommandError> {
     greet(&config, address, health);
 
     let drained = Shutdown::new();
-    let serving = tokio::spawn(listener.serve(router, drained.clone()));
+    let serving = tokio::spawn(listener.serve(routes, drained.clone()));
     shutdown.requested().await;
     tokio::time::sleep(LAME_DUCK).await;
     drained.request();

@@ -12,6 +12,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::response::Response;
+use futures_util::future::{Either, ready};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,6 +54,33 @@ impl Default for Limits {
     }
 }
 
+/// What answers in front of a router.
+pub trait Shortcut: Send + Sync + 'static {
+    /// The answer to a request, where it needs no wait and no body; `None` leaves it to the router.
+    fn answer(&self, request: &Request<Incoming>) -> Option<Response>;
+}
+
+/// What a listener serves.
+#[derive(Clone)]
+pub struct Routes {
+    router: Router,
+    shortcut: Option<Arc<dyn Shortcut>>,
+}
+
+impl Routes {
+    /// A router, and what answers in front of it.
+    #[must_use]
+    pub fn new(router: Router, shortcut: Option<Arc<dyn Shortcut>>) -> Self {
+        Self { router, shortcut }
+    }
+}
+
+impl From<Router> for Routes {
+    fn from(router: Router) -> Self {
+        Self::new(router, None)
+    }
+}
+
 /// A bound address, ready to serve.
 #[derive(Debug)]
 pub struct Listener {
@@ -80,8 +109,9 @@ impl Listener {
     }
 
     /// Serves until the end is requested; then takes nothing new, finishes what runs, and returns. The caller bounds how long that takes.
-    pub async fn serve(self, router: Router, shutdown: Shutdown) {
+    pub async fn serve(self, routes: impl Into<Routes>, shutdown: Shutdown) {
         let Self { tcp, limits } = self;
+        let routes = routes.into();
         let slots = Arc::new(Semaphore::new(limits.connections));
         let connections = TaskTracker::new();
         loop {
@@ -96,7 +126,7 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let connection = connection(stream, router.clone(), limits, shutdown.clone());
+                    let connection = connection(stream, routes.clone(), limits, shutdown.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(slot);
@@ -115,14 +145,18 @@ impl Listener {
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, limits: Limits, shutdown: Shutdown) {
+async fn connection(stream: TcpStream, routes: Routes, limits: Limits, shutdown: Shutdown) {
     // Answers are small and somebody waits for each of them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        // Boxed, since hyper gives the stream back only of a service whose future may be moved.
-        Box::pin(router.clone().oneshot(request.map(Body::new)))
+        let answer = routes.shortcut.as_ref().and_then(|shortcut| shortcut.answer(&request));
+        match answer {
+            Some(response) => Either::Left(ready(Ok(response))),
+            // Boxed, since hyper gives the stream back only of a service whose future may be moved.
+            None => Either::Right(Box::pin(routes.router.clone().oneshot(request.map(Body::new)))),
+        }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())

@@ -13,6 +13,9 @@ pub struct ServiceConfig {
     pub cache_required: bool,
     /// Single pairs that may wait for a flush; beyond it a request is told to come again.
     pub queue_pairs: usize,
+    /// How long a single pair may wait for its commit, by the pace of the flushes before; where it would be longer, and the next flush is full
+    /// already, the request is told to come again.
+    pub queue_wait: Duration,
     /// The most pairs of one flush, and of one statement of a batch: beyond 500 a commit shared by more gains nothing (measured).
     pub flush_pairs: usize,
     /// Flushers at once. A segment's pairs always go through the same one, so that two flushes seldom meet at one counter.
@@ -40,6 +43,7 @@ impl Default for ServiceConfig {
             serve_stale: Some(Duration::from_secs(900)),
             cache_required: false,
             queue_pairs: 20_000,
+            queue_wait: Duration::from_millis(250),
             flush_pairs: 500,
             flushers: 1,
             batch_writers: 4,

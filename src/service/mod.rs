@@ -10,6 +10,7 @@ mod gather;
 mod invalidator;
 mod maintenance;
 mod metrics;
+mod pace;
 mod readiness;
 mod recorder;
 mod removals;
@@ -143,6 +144,12 @@ impl Service {
         self.counter
             .count(segment, max_staleness.unwrap_or(self.config.max_staleness))
             .await
+    }
+
+    /// The count of a segment with the configured staleness, where this process remembers it; `None` where it has to be asked for.
+    #[must_use]
+    pub fn count_at_once(&self, segment: &SegmentName) -> Option<CountAnswer> {
+        self.counter.remembered(segment, self.config.max_staleness)
     }
 
     /// The counts of many segments, in their order.

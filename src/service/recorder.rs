@@ -1,6 +1,7 @@
 //! Group commit: single pairs share the commits that a crowd needs, and a lone one waits for nothing.
 //!
-//! An answer goes out only after its commit. What waits is bounded: beyond it a request is refused before anything of it is taken.
+//! An answer goes out only after its commit. What waits is bounded, in number and in the time that it would wait: beyond either a request is
+//! refused before anything of it is taken.
 //! Nothing may be dropped once taken: a stop flushes and answers all of it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,11 +22,13 @@ use crate::ledger::{LedgerError, Recording, SharedLedger};
 
 use super::invalidator::Invalidator;
 use super::metrics::Metrics;
+use super::pace::Pace;
 use super::repeats::Repeats;
 use super::{ServiceConfig, ServiceError};
 
-/// When an overloaded client should come again: some flushes later.
+/// When an overloaded client should come again: some flushes later, or when what waits is committed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 type Answer = oneshot::Sender<Result<Recording, ServiceError>>;
 
@@ -34,8 +37,15 @@ struct Waiting {
     answer: Answer,
 }
 
+/// A flusher as those who hand in pairs see it.
+struct Lane {
+    queue: mpsc::Sender<Waiting>,
+    pace: Arc<Pace>,
+}
+
 pub(crate) struct Recorder {
-    lanes: Vec<mpsc::Sender<Waiting>>,
+    lanes: Vec<Lane>,
+    queue_wait: Duration,
     committer: Arc<Committer>,
     batch_permits: Arc<Semaphore>,
     batch_waiting: Arc<AtomicUsize>,
@@ -67,12 +77,15 @@ impl Recorder {
         let lanes = (0..flushers)
             .map(|_| {
                 let (sender, queue) = mpsc::channel(config.queue_pairs.div_ceil(flushers).max(1));
-                tasks.spawn(flush_until_stopped(queue, Arc::clone(&committer), stop.clone()));
-                sender
+                let pace = Arc::new(Pace::new(flush_pairs));
+                let flusher = flush_until_stopped(queue, Arc::clone(&committer), Arc::clone(&pace), stop.clone());
+                tasks.spawn(flusher);
+                Lane { queue: sender, pace }
             })
             .collect();
         Self {
             lanes,
+            queue_wait: config.queue_wait,
             committer,
             batch_permits: Arc::new(Semaphore::new(config.batch_writers.max(1))),
             batch_waiting: Arc::new(AtomicUsize::new(0)),
@@ -91,15 +104,19 @@ impl Recorder {
         if let Some(recording) = self.repeat(&pair) {
             return Ok(recording);
         }
-        let (answer, answered) = oneshot::channel();
         let lane = self.lane(&pair.segment);
+        let ahead = lane.queue.max_capacity() - lane.queue.capacity();
+        if let Some(wait) = lane.pace.late(ahead, self.queue_wait) {
+            return Err(self.overloaded(wait.clamp(RETRY_AFTER, MAX_RETRY_AFTER)));
+        }
+        let (answer, answered) = oneshot::channel();
         let metrics = &self.committer.metrics;
         // Before the send, or the flusher might count the pair out before it was counted in.
         metrics.queue_pairs.inc();
-        if let Err(refused) = lane.try_send(Waiting { pair, answer }) {
+        if let Err(refused) = lane.queue.try_send(Waiting { pair, answer }) {
             metrics.queue_pairs.dec();
             return Err(match refused {
-                mpsc::error::TrySendError::Full(_) => self.overloaded(),
+                mpsc::error::TrySendError::Full(_) => self.overloaded(RETRY_AFTER),
                 mpsc::error::TrySendError::Closed(_) => ServiceError::ShuttingDown,
             });
         }
@@ -205,7 +222,7 @@ impl Recorder {
         self.committer.flush_pairs * self.committer.ledger.lanes()
     }
 
-    fn lane(&self, segment: &SegmentName) -> &mpsc::Sender<Waiting> {
+    fn lane(&self, segment: &SegmentName) -> &Lane {
         // Where the ledger has lanes, a flush should hold pairs of one of them.
         let ledger = &self.committer.ledger;
         if ledger.lanes() > 1 {
@@ -225,16 +242,14 @@ impl Recorder {
         };
         // A batch that is alone may be larger than the limit: it is in memory already.
         if before > 0 && before + pairs > self.batch_limit {
-            return Err(self.overloaded());
+            return Err(self.overloaded(RETRY_AFTER));
         }
         Ok(reserved)
     }
 
-    fn overloaded(&self) -> ServiceError {
+    fn overloaded(&self, retry_after: Duration) -> ServiceError {
         self.committer.metrics.overloaded.inc();
-        ServiceError::Overloaded {
-            retry_after: RETRY_AFTER,
-        }
+        ServiceError::Overloaded { retry_after }
     }
 }
 
@@ -257,7 +272,12 @@ impl Drop for Reserved {
     }
 }
 
-async fn flush_until_stopped(mut queue: mpsc::Receiver<Waiting>, committer: Arc<Committer>, stop: CancellationToken) {
+async fn flush_until_stopped(
+    mut queue: mpsc::Receiver<Waiting>,
+    committer: Arc<Committer>,
+    pace: Arc<Pace>,
+    stop: CancellationToken,
+) {
     let mut batch = Vec::with_capacity(committer.flush_pairs);
     loop {
         let taken = tokio::select! {
@@ -273,7 +293,10 @@ async fn flush_until_stopped(mut queue: mpsc::Receiver<Waiting>, committer: Arc<
         }
         committer.metrics.queue_pairs.dec_by(i64::try_from(taken).unwrap_or(0));
         let (pairs, answers): (Vec<Pair>, Vec<Answer>) = batch.drain(..).map(|w| (w.pair, w.answer)).unzip();
-        match committer.commit(&pairs).await {
+        pace.begin();
+        let committed = committer.commit(&pairs).await;
+        pace.end();
+        match committed {
             Ok(recordings) => {
                 for (answer, recording) in answers.into_iter().zip(recordings) {
                     // Who does not wait any longer does not need the answer.

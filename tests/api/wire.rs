@@ -187,7 +187,7 @@ fn read(mut socket: &TcpStream) -> Option<Answer> {
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    headers: Vec<(String, String)>,
+    pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 

@@ -112,6 +112,61 @@ async fn beyond_the_queue_a_pair_is_refused_and_nothing_of_it_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pair_that_would_wait_too_long_is_told_when_to_come_again() {
+    let ledger = ModelLedger::new();
+    *ledger.record_delay.lock().unwrap() = Duration::from_millis(100);
+    let service = start(
+        &ledger,
+        memory(),
+        ServiceConfig {
+            flush_pairs: 10,
+            queue_wait: Duration::from_millis(250),
+            ..ServiceConfig::default()
+        },
+    );
+    // Nothing is known before the first flush.
+    service.record(pair(1_000, "s")).await.unwrap();
+    let begun = Instant::now();
+    let answers = join_all((0..200).map(|user| service.record(pair(user, "s")))).await;
+    assert!(begun.elapsed() <= Duration::from_millis(250), "{:?}", begun.elapsed());
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 20);
+    let refused = Err(ServiceError::Overloaded {
+        retry_after: Duration::from_secs(1),
+    });
+    assert_eq!(answers.iter().filter(|answer| **answer == refused).count(), 180);
+    assert_eq!(ledger.members("s"), 21);
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_slow_the_ledger_is_its_flushes_are_full() {
+    let ledger = ModelLedger::new();
+    *ledger.record_delay.lock().unwrap() = Duration::from_secs(5);
+    let service = start(
+        &ledger,
+        memory(),
+        ServiceConfig {
+            flush_pairs: 10,
+            ..ServiceConfig::default()
+        },
+    );
+    service.record(pair(1_000, "s")).await.unwrap();
+    let first = spawn_record(&service, 2_000);
+    settle().await;
+    let answers = join_all((0..25).map(|user| service.record(pair(user, "s")))).await;
+    first.await.unwrap().unwrap();
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 10);
+    assert_eq!(sizes(&ledger), [1, 1, 10]);
+    // The flush under way has just begun and takes as long as one before it; then comes the one that is full, then the refused one's own.
+    let refused = answers.into_iter().find_map(Result::err).unwrap();
+    assert_eq!(
+        refused,
+        ServiceError::Overloaded {
+            retry_after: Duration::from_secs(15)
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_answers_everything_that_was_taken_and_takes_nothing_more() {
     let ledger = ModelLedger::new();
     ledger.record_door.close();

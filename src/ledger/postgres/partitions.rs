@@ -61,11 +61,15 @@ async fn make(missing: &[(String, String, String, String)], session: &mut PgConn
 pub(super) async fn drop_past(ledger: &PostgresLedger, keep_days: u32) -> Result<i64, LedgerError> {
     let lanes = ledger.all_lanes().await?;
     let finding = sqlx::query_scalar(
-        "SELECT i.inhrelid::regclass::text
-           FROM unnest($2::text[]) AS p(parent)
-           JOIN pg_inherits i ON i.inhparent = to_regclass(p.parent)
-           JOIN pg_class c ON c.oid = i.inhrelid
-          WHERE (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC'
+        // Materialised: pg_inherits holds indexes too, whose names end in no month, and a plan may look at a name before at its parent.
+        "WITH partition AS MATERIALIZED (
+           SELECT c.oid, c.relname
+             FROM unnest($2::text[]) AS p(parent)
+             JOIN pg_inherits i ON i.inhparent = to_regclass(p.parent)
+             JOIN pg_class c ON c.oid = i.inhrelid
+         )
+         SELECT oid::regclass::text FROM partition
+          WHERE (to_date(right(relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC'
                 <= coalesce($1, clock_timestamp()) - $3 * interval '1 day'
           ORDER BY 1",
     )

@@ -143,15 +143,19 @@ impl Counter {
         name: &SegmentName,
         bound: Duration,
     ) -> Result<Option<CountAnswer>, ServiceError> {
-        // The hot path: two look-ups in memory. Never for a strict read, however short ago the entry came.
-        if !bound.is_zero()
-            && let Some(id) = self.names.get(name)
-            && let Some(found) = self.hit(id, bound)
-            && found.entry.fresh
-        {
-            return Ok(Some(self.answer(name.clone(), found)));
+        if let Some(answer) = self.remembered(name, bound) {
+            return Ok(Some(answer));
         }
         Ok(self.counts(std::slice::from_ref(name), bound).await?.pop().flatten())
+    }
+
+    /// The hot path: two look-ups in memory. Never for a strict read, however short ago the entry came.
+    pub(crate) fn remembered(&self, name: &SegmentName, bound: Duration) -> Option<CountAnswer> {
+        if bound.is_zero() {
+            return None;
+        }
+        let found = self.hit(self.names.get(name)?, bound)?;
+        found.entry.fresh.then(|| self.answer(name.clone(), found))
     }
 
     /// Notes that segments changed before `at`: what is remembered of them is refreshed at the next read.

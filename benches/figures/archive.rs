@@ -1,0 +1,157 @@
+//! The archive: how fast it moves what has ended beside a bare DELETE into INSERT of the same rows, and what it does to counts meanwhile.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use segment_counter::ledger::{PostgresOptions, Settings, recording_for_bench};
+
+use crate::harness::ledger::{Leaving, ask, fill};
+use crate::harness::open::{Offer, Request};
+use crate::harness::program::{self, Program};
+use crate::harness::table::thousands;
+use crate::harness::{Bound, Plan, Ratio, Row, median, pgbench, postgres};
+use crate::support::postgres::Server;
+
+const SEGMENTS: u32 = 100;
+/// What the archive moves at once where nothing else is said.
+const BATCH: i64 = 10_000;
+/// Counts that come in a second, whatever becomes of them: far below what there is room for, so that what shows is waiting and not the want of a
+/// processor.
+const COUNTS_PER_SECOND: f64 = 500.0;
+
+/// A copy of a database that nobody is connected to.
+async fn copy(server: &Server, from: &str, name: &str) -> String {
+    let (_, from) = from.rsplit_once('/').expect("a URL with a database");
+    server
+        .execute(&format!("CREATE DATABASE {name} TEMPLATE {from} STRATEGY file_copy"))
+        .await;
+    server.url_of(name)
+}
+
+pub async fn speed(plan: &Plan) -> Vec<Row> {
+    let server = postgres();
+    let filled = server.database().await;
+    program::run("migrate", &filled);
+    fill(&filled, "ended", SEGMENTS, plan.rows / SEGMENTS, Leaving::LongAgo).await;
+    let (mut ours, mut theirs) = (vec![], vec![]);
+    for round in 0..=plan.rounds {
+        let database = copy(&server, &filled, "ours").await;
+        let begun = Instant::now();
+        let said = program::run("archive", &database);
+        let archived = f64::from(plan.rows) / begun.elapsed().as_secs_f64();
+        assert!(said.contains(&format!("archived {} memberships", plan.rows)), "{said}");
+        server.execute("DROP DATABASE ours").await;
+
+        let database = copy(&server, &filled, "theirs").await;
+        let moved = f64::from(plan.rows) / by_hand(&database, plan.rows).await;
+        server.execute("DROP DATABASE theirs").await;
+        eprintln!("  rows/s: archive {archived:.0}, by hand {moved:.0}");
+        if round > 0 {
+            ours.push(archived);
+            theirs.push(moved);
+        }
+    }
+    let say = |rates: &[f64]| format!("{} rows/s", thousands(median(rates.iter().copied())));
+    vec![
+        Row::new(
+            &format!("archive of {} memberships", thousands(f64::from(plan.rows))),
+            say(&ours),
+        )
+        .beside(
+            "DELETE … RETURNING into INSERT, batches as large, by pgbench",
+            say(&theirs),
+        )
+        .ratio(Ratio::of(&ours, &theirs), Bound::AtLeast(0.8)),
+    ]
+}
+
+/// Every block's rows deleted and kept, so many blocks at once that a batch is as large as the archive's; gives the seconds.
+async fn by_hand(database: &str, rows: u32) -> f64 {
+    let (blocks,): (i64,) = ask(
+        database,
+        "SELECT pg_relation_size('segment_counter_lane_0.membership') / current_setting('block_size')::bigint",
+    )
+    .await;
+    let step = (BATCH * blocks / i64::from(rows)).max(1);
+    let mut text = String::new();
+    let mut from = 0;
+    while from < blocks {
+        let to = from + step;
+        writeln!(
+            text,
+            "WITH gone AS (DELETE FROM segment_counter_lane_0.membership WHERE ctid >= '({from},0)' AND ctid < '({to},0)'
+             RETURNING segment_id, user_id, expires_at)
+             INSERT INTO segment_counter_lane_0.membership_history (segment_id, user_id, expires_at, archived_at)
+             SELECT segment_id, user_id, expires_at, clock_timestamp() FROM gone;"
+        )
+        .unwrap();
+        from = to;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("archive.sql");
+    std::fs::write(&script, text).unwrap();
+    let options = PostgresOptions::new(database.parse().unwrap(), "segment_counter", 1).unwrap();
+    let (_, session) = recording_for_bench(&options, &Settings::default());
+    let seconds = pgbench::seconds(database, &session, 1, &script);
+    let (left,): (i64,) = ask(database, "SELECT count(*) FROM segment_counter_lane_0.membership").await;
+    assert_eq!(left, 0, "all of it was moved");
+    seconds
+}
+
+/// Counts at the ledger while an archive runs as fast as it can, and while none does.
+pub async fn beside_counts(plan: &Plan) -> Vec<Row> {
+    let server = postgres();
+    let filled = server.database().await;
+    program::run("migrate", &filled);
+    fill(&filled, "counted", 1, 20_000, Leaving::Ahead).await;
+    // Enough to move that the archive outlasts what is measured.
+    let rows = plan.seconds * 200_000;
+    fill(&filled, "ended", SEGMENTS, rows / SEGMENTS, Leaving::LongAgo).await;
+    let (mut with, mut without) = (vec![], vec![]);
+    for round in 0..=plan.rounds {
+        let database = copy(&server, &filled, "counted").await;
+        let service = Program::service(&database, None);
+        let offer = Offer {
+            per_second: COUNTS_PER_SECOND,
+            seconds: f64::from(plan.seconds),
+            connections: 64,
+        };
+        let request = Request::get("/v1/segments/counted-1/count?max_staleness_ms=0");
+        offer.make(&service.url, &request).await;
+        let quiet = offer.make(&service.url, &request).await;
+        let mut archive = program::command("archive", &database)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let busy = offer.make(&service.url, &request).await;
+        let outlasted = archive.try_wait().unwrap().is_none();
+        let _ = archive.kill();
+        let _ = archive.wait();
+        assert!(quiet.all_accepted() && busy.all_accepted(), "{quiet:?} {busy:?}");
+        eprintln!(
+            "  p99 {:.0} µs alone, {:.0} µs beside an archive (which outlasted it: {outlasted})",
+            quiet.accepted.at(0.99),
+            busy.accepted.at(0.99)
+        );
+        assert!(
+            outlasted,
+            "the archive ended before the counts did: more rows are needed"
+        );
+        drop(service);
+        server.execute("DROP DATABASE counted WITH (FORCE)").await;
+        if round > 0 {
+            with.push(busy.accepted.at(0.99));
+            without.push(quiet.accepted.at(0.99));
+        }
+    }
+    let say = |micros: &[f64]| format!("{:.2} ms", median(micros.iter().copied()) / 1e3);
+    vec![
+        Row::new(
+            &format!("a count at the ledger, {COUNTS_PER_SECOND} /s, beside an archive: p99"),
+            say(&with),
+        )
+        .beside("the same, no archive", say(&without))
+        .ratio(Ratio::of(&with, &without), Bound::AtMost(1.3)),
+    ]
+}
