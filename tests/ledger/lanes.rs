@@ -81,7 +81,7 @@ fn a_segment_moves_while_it_is_written_removed_from_erased_from_archived_and_cou
         let place = world.place();
         let settings = Settings {
             lanes: 4,
-            settle: Duration::from_secs(10),
+            settle: Duration::from_secs(20),
             ..settings(3_600, 1, None)
         };
         let mover = opened(&place, &settings).await;
@@ -167,7 +167,7 @@ fn a_segment_moves_while_it_is_written_removed_from_erased_from_archived_and_cou
         }
         assert_eq!(moves.load(Ordering::SeqCst), 5);
         // Long enough that what was brief is archived: some of it was while a copy was made.
-        tokio::time::sleep(Duration::from_secs(12)).await;
+        tokio::time::sleep(Duration::from_secs(22)).await;
         over.store(true, Ordering::Relaxed);
         let mut longest = Duration::ZERO;
         while let Some(task) = tasks.join_next().await {
@@ -178,7 +178,7 @@ fn a_segment_moves_while_it_is_written_removed_from_erased_from_archived_and_cou
         assert_eq!(count(&shared, "s").await, 2_000 + created.load(Ordering::SeqCst));
         assert_eq!(drift(&shared).await, 0);
         // Everybody is in one lane, and nobody was archived twice.
-        tokio::time::sleep(Duration::from_secs(9)).await;
+        tokio::time::sleep(Duration::from_secs(19)).await;
         archive(&shared, 1_000).await;
         let mut brief: Vec<_> = place
             .history()

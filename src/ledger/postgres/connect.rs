@@ -90,10 +90,7 @@ impl PostgresOptions {
     }
 
     pub(super) fn connect_options(&self, settings: &Settings) -> PgConnectOptions {
-        // A writer that outlived settle / 2 could meet the sweeper; a tenth of it leaves no doubt.
-        let timeout = (settings.settle / 10)
-            .clamp(Duration::from_millis(500), Duration::from_secs(30))
-            .as_millis();
+        let timeout = statement_timeout(settings).as_millis();
         self.connect.clone().application_name("segment-counter").options([
             ("synchronous_commit", "on".to_owned()),
             ("timezone", "UTC".to_owned()),
@@ -129,6 +126,11 @@ impl PostgresOptions {
             })
             .connect_lazy_with(self.connect_options(settings))
     }
+}
+
+/// A writer that outlived settle / 2 could meet the sweeper; a tenth of it leaves no doubt.
+pub(super) fn statement_timeout(settings: &Settings) -> Duration {
+    (settings.settle / 10).clamp(Duration::from_millis(500), Duration::from_secs(30))
 }
 
 impl PostgresLedger {

@@ -20,12 +20,15 @@ mod schema;
 mod segments;
 mod session;
 
+use std::sync::Mutex;
+
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use quick_cache::sync::Cache as IdCache;
 use sqlx::PgPool;
+use tokio::time::Instant;
 
 use super::{
     ArchiveBatch, ArchiveCursor, Count, Erasure, Job, JobId, JobReport, JobResult, JobState, Ledger, LedgerError,
@@ -55,6 +58,8 @@ pub struct PostgresLedger {
     /// Where segments live. One that was deleted or moved is found out by the statement that its number is sent with.
     ids: IdCache<SegmentName, Home>,
     homes: IdCache<SegmentId, i32>,
+    /// When the partitions of the histories were last looked at.
+    partitions_seen: Mutex<Option<Instant>>,
     /// What the last look at a database that gave no connection found.
     probe: connect::Probe,
 }
@@ -76,6 +81,7 @@ impl PostgresLedger {
             resolve,
             ids: IdCache::new(ID_CACHE_ENTRIES),
             homes: IdCache::new(ID_CACHE_ENTRIES),
+            partitions_seen: Mutex::default(),
             probe: connect::Probe::default(),
         })
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::{Acquire, PgConnection, Postgres};
 
+use super::connect::statement_timeout;
 use super::lanes::{Home, LANE_CHANGE_LOCK, Lane};
 use super::{PostgresLedger, Statement, statement};
 use crate::counting::{SegmentId, SegmentName};
@@ -23,11 +24,11 @@ use crate::ledger::LedgerError;
 /// One move at a time in a database.
 const MOVE_LOCK: i64 = 0x5e67_c006;
 /// How many rows one statement copies.
-const CHUNK: i64 = 10_000;
+const CHUNK: i64 = 5_000;
 /// With so few noted keys left the change begins: copying them takes milliseconds.
 const FEW: usize = 500;
-/// How long the change may wait for the writers that are under way, with the others behind it; then it makes room and tries again.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+/// The longest that the change waits for the writers that are under way, with the others behind it; then it makes room and tries again.
+const MAX_LOCK_WAIT: Duration = Duration::from_secs(2);
 /// How often.
 const TRIES: u32 = 30;
 
@@ -191,12 +192,38 @@ impl PostgresLedger {
         for (trigger, table) in standing {
             // The names are the catalogue's own, quoted by it.
             let text = format!("DROP TRIGGER IF EXISTS {trigger} ON {table}");
-            patiently(session, &[statement(text)]).await?;
+            self.patiently(session, &[statement(text)]).await?;
         }
         sqlx::query(self.sql("DELETE FROM \"{base}\".move_log"))
             .execute(session)
             .await?;
         Ok(())
+    }
+
+    /// What a transaction of a move begins with: well below what a writer behind it may take, or they would fail in its place.
+    fn lock_timeout(&self) -> Statement {
+        let wait = (statement_timeout(&self.settings) / 4).min(MAX_LOCK_WAIT);
+        statement(format!("SET LOCAL lock_timeout = {}", wait.as_millis()))
+    }
+
+    /// Runs statements that lock a table, in one transaction, without holding up for long those who come behind.
+    async fn patiently(&self, session: &mut PgConnection, statements: &[Statement]) -> Result<(), LedgerError> {
+        for _ in 0..TRIES {
+            match self.at_once(session, statements).await {
+                Err(error) if is_lock_timeout(&error) => tokio::time::sleep(Duration::from_millis(200)).await,
+                done => return Ok(done?),
+            }
+        }
+        Err(LedgerError::Timeout("no moment came free to lock a lane".to_owned()))
+    }
+
+    async fn at_once(&self, session: &mut PgConnection, statements: &[Statement]) -> Result<(), sqlx::Error> {
+        let mut transaction = session.begin().await?;
+        sqlx::query(self.lock_timeout()).execute(&mut *transaction).await?;
+        for text in statements {
+            sqlx::query(text.clone()).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await
     }
 }
 
@@ -248,7 +275,7 @@ impl Move<'_> {
             trigger("written", "INSERT OR UPDATE", "NEW"),
             trigger("deleted", "DELETE", "OLD"),
         ];
-        patiently(session, &statements).await
+        self.ledger.patiently(session, &statements).await
     }
 
     async fn run(
@@ -310,7 +337,7 @@ impl Move<'_> {
     async fn change_over(&self, state: &mut MoveProgress) -> Result<(), sqlx::Error> {
         let mut transaction = self.ledger.pool.begin().await?;
         let session = &mut *transaction;
-        sqlx::query(LOCK_TIMEOUT).execute(&mut *session).await?;
+        sqlx::query(self.ledger.lock_timeout()).execute(&mut *session).await?;
         sqlx::query("SELECT pg_advisory_xact_lock($1)")
             .bind(LANE_CHANGE_LOCK)
             .execute(&mut *session)
@@ -361,26 +388,6 @@ impl Move<'_> {
         self.ledger.clear_rows(self.source, self.segment).await?;
         self.forget_left(self.source).await
     }
-}
-
-/// Runs statements that lock a table, in one transaction, without holding up for long those who come behind.
-async fn patiently(session: &mut PgConnection, statements: &[Statement]) -> Result<(), LedgerError> {
-    for _ in 0..TRIES {
-        match at_once(session, statements).await {
-            Err(error) if is_lock_timeout(&error) => tokio::time::sleep(Duration::from_millis(200)).await,
-            done => return Ok(done?),
-        }
-    }
-    Err(LedgerError::Timeout("no moment came free to lock a lane".to_owned()))
-}
-
-async fn at_once(session: &mut PgConnection, statements: &[Statement]) -> Result<(), sqlx::Error> {
-    let mut transaction = session.begin().await?;
-    sqlx::query(LOCK_TIMEOUT).execute(&mut *transaction).await?;
-    for text in statements {
-        sqlx::query(text.clone()).execute(&mut *transaction).await?;
-    }
-    transaction.commit().await
 }
 
 /// `lock_not_available`.

@@ -1,17 +1,37 @@
 //! The partitions of the histories: one a month, made ahead, dropped whole when their month is past retention.
 
+use std::sync::PoisonError;
+use std::time::Duration;
+
 use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use super::PostgresLedger;
 use super::lanes::Lanes;
 use super::session::{STEP, over};
 use crate::ledger::LedgerError;
 
+/// How long what was looked at is believed to stand.
+const LOOK_EVERY: Duration = Duration::from_secs(300);
+
 /// Two that make the same partition at once would collide in the catalogue.
 const PARTITION_LOCK: i64 = 0x5e67_c002;
 
 /// Makes the partitions of this month and the next where they are absent.
 pub(super) async fn ensure(ledger: &PostgresLedger, session: &mut PgConnection) -> Result<(), LedgerError> {
+    // The next month's are there too, so a look now and then is enough; but where a suite moves time, any look may be a month later.
+    let now = Instant::now();
+    let looked = *ledger.partitions_seen.lock().unwrap_or_else(PoisonError::into_inner);
+    if ledger.settings.clock.is_none() && looked.is_some_and(|at| now.duration_since(at) < LOOK_EVERY) {
+        return Ok(());
+    }
+    look(ledger, session).await?;
+    *ledger.partitions_seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    Ok(())
+}
+
+/// Makes them whenever it was last looked.
+pub(super) async fn look(ledger: &PostgresLedger, session: &mut PgConnection) -> Result<(), LedgerError> {
     let lanes = match ledger.lanes.load_full() {
         Some(lanes) => lanes,
         None => ledger.read_lanes(&mut *session).await?,

@@ -31,6 +31,8 @@ mod verdict {
 ///
 /// * The look at what stands (`standing`) leaves out what would change nothing: even an upsert whose WHERE is false locks the row and writes WAL.
 ///   `LIMIT 1` keeps it a look-up by key for each pair: pulled up into a join, it would be planned once for batches of every size.
+/// * `OFFSET 0` keeps the look at the segment one for each pair: flattened, it is done again wherever its result stands. Sums are of integers, since
+///   those of bigint are numeric.
 /// * A tombstone is the membership's own row. What the snapshot saw of it is judged in `judged`; the upsert judges again what has changed since,
 ///   under the row's lock. A pair without an instant is observed now, so after every removal that stands there.
 /// * `prev_expires_at` is the old value as it was under the row's lock, which the snapshot may not have seen.
@@ -54,7 +56,8 @@ WITH instant AS MATERIALIZED (
               ELSE 0 END AS verdict
     FROM (SELECT u.*, (SELECT coalesce(s.window_seconds, 0) FROM "{base}".segment s WHERE s.id = u.segment_id AND s.lane = {number}) AS own
             FROM unnest($2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
-                 WITH ORDINALITY AS u(segment_id, user_id, observed, ttl, ordinal)) p
+                 WITH ORDINALITY AS u(segment_id, user_id, observed, ttl, ordinal)
+          OFFSET 0) p
    CROSS JOIN instant i
    CROSS JOIN LATERAL (SELECT coalesce(p.observed, i.micros) + least(coalesce(p.ttl, nullif(p.own, 0), $6), $9) * 1000000 AS due) e
 ), judged AS MATERIALIZED (
@@ -81,7 +84,7 @@ WITH instant AS MATERIALIZED (
                         AND (b.observed IS NULL OR b.observed > (extract(epoch FROM m.removed_at) * 1000000)::bigint)))
   RETURNING m.segment_id, m.user_id, m.expires_at, m.prev_expires_at
 ), delta AS MATERIALIZED (
-  SELECT segment_id, expires_at, sum(d)::bigint AS d
+  SELECT segment_id, expires_at, sum(d) AS d
     FROM (SELECT segment_id, expires_at, 1 AS d FROM changed
           UNION ALL
           SELECT c.segment_id, c.prev_expires_at, -1 FROM changed c, instant i
@@ -93,8 +96,8 @@ WITH instant AS MATERIALIZED (
   ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members
 ), spans AS (
   INSERT INTO "{lane}".segment_span AS s (segment_id, span_end, members)
-  SELECT segment_id, date_bin('2 hours', expires_at - interval '1 microsecond', 'epoch') + interval '2 hours', sum(d)::bigint
-    FROM delta GROUP BY 1, 2 HAVING sum(d) <> 0 ORDER BY 1, 2
+  SELECT segment_id, date_bin('2 hours', expires_at - interval '1 microsecond', 'epoch') + interval '2 hours', sum(d::integer)
+    FROM delta GROUP BY 1, 2 HAVING sum(d::integer) <> 0 ORDER BY 1, 2
   ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members
 ), moved AS (
   SELECT array_agg(segment_id) AS segments, array_agg(user_id) AS users,

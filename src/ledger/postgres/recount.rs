@@ -30,11 +30,20 @@ instant AS MATERIALIZED (
    WHERE coalesce(t.n, 0) <> coalesce(s.members, 0)
 )"#;
 
-const COMPARE: &str = r#"
-SELECT (SELECT (extract(epoch FROM now) * 1000000)::bigint FROM instant),
-       coalesce((SELECT sum(n) FROM truth), 0)::bigint,
-       (coalesce((SELECT sum(abs(d)) FROM bucket_difference), 0) + coalesce((SELECT sum(abs(d)) FROM span_difference), 0))::bigint,
-       EXISTS (SELECT FROM "{base}".segment s WHERE s.id = $2 AND s.lane = {number})
+/// What was found, noted in the same statement: a point of the trend, and when it was. Differences that are not being mended are not noted:
+/// they are looked at again under a lock.
+const FOUND: &str = r#"
+, found AS MATERIALIZED (
+  SELECT i.now, coalesce((SELECT sum(n) FROM truth), 0)::bigint AS members,
+         (coalesce((SELECT sum(abs(d)) FROM bucket_difference), 0) + coalesce((SELECT sum(abs(d)) FROM span_difference), 0))::bigint AS drift,
+         EXISTS (SELECT FROM "{base}".segment s WHERE s.id = $2 AND s.lane = {number}) AS here
+    FROM instant i
+), point AS (
+  INSERT INTO "{base}".segment_history (segment_id, at, members) SELECT $2, f.now, f.members FROM found f WHERE f.here AND {settled}
+), noted AS (
+  UPDATE "{base}".segment s SET recounted_at = f.now FROM found f WHERE s.id = $2 AND f.here AND {settled}
+)
+SELECT (extract(epoch FROM now) * 1000000)::bigint, members, drift, here FROM found
 "#;
 
 /// How often a segment is looked for that moves from lane to lane.
@@ -87,24 +96,11 @@ impl PostgresLedger {
         session: &mut PgConnection,
         segment: SegmentId,
     ) -> Result<Option<Recount>, LedgerError> {
-        let found = match self.compare(lane, segment, "", &mut *session).await? {
-            Some(found) if found.drift != 0 => self.mend(lane, &mut *session, segment).await?,
-            found => found,
-        };
-        let Some(found) = found else { return Ok(None) };
         partitions::ensure(self, session).await?;
-        sqlx::query(self.sql(
-            r#"WITH point AS (
-                 INSERT INTO "{base}".segment_history (segment_id, at, members) SELECT id, $3, $2 FROM "{base}".segment WHERE id = $1
-               )
-               UPDATE "{base}".segment SET recounted_at = $3 WHERE id = $1"#,
-        ))
-        .bind(segment.0)
-        .bind(found.members)
-        .bind(jiff_sqlx::ToSqlx::to_sqlx(found.as_of))
-        .execute(&mut *session)
-        .await?;
-        Ok(Some(found))
+        match self.compare(lane, segment, None, &mut *session).await? {
+            Some(found) if found.drift != 0 => self.mend(lane, session, segment).await,
+            found => Ok(found),
+        }
     }
 
     /// `None`: the segment does not live in this lane, whatever rows it may have left there.
@@ -112,10 +108,15 @@ impl PostgresLedger {
         &self,
         lane: &Lane,
         segment: SegmentId,
-        mend: &str,
+        mend: Option<&str>,
         executor: impl Executor<'e, Database = Postgres>,
     ) -> Result<Option<Recount>, LedgerError> {
-        let text = format!("WITH {DIFFERENCES} {mend} {COMPARE}");
+        let settled = if mend.is_some() { "true" } else { "f.drift = 0" };
+        let text = format!(
+            "WITH {DIFFERENCES} {} {}",
+            mend.unwrap_or_default(),
+            FOUND.replace("{settled}", settled)
+        );
         let (at, members, drift, here): (i64, i64, i64, bool) = sqlx::query_as(lane.sql(&text))
             .bind(self.clock())
             .bind(segment.0)
@@ -146,7 +147,7 @@ impl PostgresLedger {
         )
         .execute(&mut *transaction)
         .await?;
-        let found = self.compare(lane, segment, MEND, &mut *transaction).await?;
+        let found = self.compare(lane, segment, Some(MEND), &mut *transaction).await?;
         transaction.commit().await?;
         Ok(found)
     }

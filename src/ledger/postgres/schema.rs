@@ -44,7 +44,7 @@ impl PostgresLedger {
                 .await?;
         }
         self.read_lanes(&mut *session).await?;
-        partitions::ensure(self, &mut *session).await?;
+        partitions::look(self, &mut *session).await?;
         sqlx::query("SELECT pg_advisory_unlock($1)")
             .bind(MIGRATION_LOCK)
             .execute(&mut *session)
