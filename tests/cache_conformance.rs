@@ -1,4 +1,4 @@
-//! One suite for every cache: memory, one Redis, three Redis nodes. What a [`Cache`] promises, on the real thing.
+//! One suite for every cache: memory, one Redis, three Redis nodes, a Redis Cluster. What a [`Cache`] promises, on the real thing.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 mod support;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use segment_counter::cache::{Claim, Lookup, MemoryCache, RedisCache, RedisConfig, SharedCache};
+use segment_counter::cache::{Claim, Lookup, MemoryCache, RedisCache, RedisConfig, RedisMode, SharedCache};
 use segment_counter::counting::SegmentId;
 use tokio::time::{Instant, sleep};
 
@@ -27,12 +27,13 @@ fn memory() -> SharedCache {
     Arc::new(MemoryCache::new(100_000, Duration::from_secs(900)))
 }
 
-fn redis(urls: Vec<String>) -> SharedCache {
+fn redis(mode: RedisMode, urls: Vec<String>) -> SharedCache {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let prefix = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
     // A busy machine must not make the suite fail: speed is not what it is about.
     let response_timeout = Duration::from_secs(10);
     let config = RedisConfig {
+        mode,
         urls,
         prefix,
         response_timeout,
@@ -42,19 +43,31 @@ fn redis(urls: Vec<String>) -> SharedCache {
     Arc::new(RedisCache::new(&config).unwrap())
 }
 
+fn one_node() -> SharedCache {
+    redis(RedisMode::Nodes, vec![support::redis::url()])
+}
+
 fn three_nodes() -> SharedCache {
     static NODES: std::sync::OnceLock<Vec<support::redis::Node>> = std::sync::OnceLock::new();
     let nodes = NODES.get_or_init(|| (0..3).map(|_| support::redis::Node::start(&[])).collect());
-    redis(nodes.iter().map(support::redis::Node::url).collect())
+    redis(RedisMode::Nodes, nodes.iter().map(support::redis::Node::url).collect())
+}
+
+/// Told of one of its nodes alone: the others it must find.
+fn cluster() -> SharedCache {
+    static CLUSTER: std::sync::OnceLock<support::redis::Cluster> = std::sync::OnceLock::new();
+    let cluster = CLUSTER.get_or_init(support::redis::Cluster::start);
+    redis(RedisMode::Cluster, cluster.urls()[..1].to_vec())
 }
 
 macro_rules! conformance {
     ($($test:ident),* $(,)?) => {
         mod in_memory { $(#[tokio::test] async fn $test() { super::$test(super::memory()).await; })* }
         mod one_redis {
-            $(#[tokio::test] async fn $test() { super::$test(super::redis(vec![super::support::redis::url()])).await; })*
+            $(#[tokio::test] async fn $test() { super::$test(super::one_node()).await; })*
         }
         mod three_redis { $(#[tokio::test] async fn $test() { super::$test(super::three_nodes()).await; })* }
+        mod redis_cluster { $(#[tokio::test] async fn $test() { super::$test(super::cluster()).await; })* }
     };
 }
 

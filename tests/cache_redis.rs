@@ -46,7 +46,7 @@ async fn heals(cache: &RedisCache, segment: SegmentId) -> Duration {
 
 /// A segment of each node, in the order of `nodes`.
 fn one_of_each(cache: &RedisCache, nodes: &[&Node]) -> Vec<SegmentId> {
-    let of = |node: &&Node| (1..).map(SegmentId).find(|id| cache.node_of(*id) == node.name());
+    let of = |node: &&Node| (1..).map(SegmentId).find(|id| cache.node_of(*id) == Some(node.name()));
     nodes.iter().map(|node| of(node).unwrap()).collect()
 }
 

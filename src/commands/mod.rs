@@ -72,6 +72,9 @@ pub(crate) enum CommandError {
     /// The Redis nodes as configured.
     #[error("redis_url {0}")]
     Redis(#[from] crate::cache::RedisConfigError),
+    /// The file of the Redis nodes.
+    #[error("redis_nodes_file: {0}")]
+    Nodes(#[from] crate::runtime::config::NodesFileError),
     /// The tokens file.
     #[error("tokens_file: {0}")]
     Tokens(#[from] crate::api::TokensError),

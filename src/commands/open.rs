@@ -4,15 +4,17 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use super::CommandError;
-use crate::cache::{MemoryCache, RedisCache, RedisConfig, SharedCache};
+use crate::cache::{MemoryCache, RedisCache, RedisConfig, RedisMode, SharedCache};
 use crate::ledger::{Location, PostgresLedger, PostgresOptions, Settings, SharedLedger, open};
-use crate::runtime::config::{Config, Database, Postgres};
+use crate::runtime::config::{Config, Database, NodesFile, Postgres, RedisNodes};
 use crate::runtime::secrets::{Secret, SecretFile};
 
 /// How many segments the cache of a process without Redis holds.
 const MEMORY_CACHE_ENTRIES: usize = 100_000;
 /// How often files of credentials are read again: a rotated password is in use before anybody takes the old one away.
 const RELOAD: Duration = Duration::from_secs(5);
+/// How often the file of the cache's nodes is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Opens the ledger; for PostgreSQL it follows a password that is rotated.
 pub(super) async fn ledger(config: &Config) -> Result<SharedLedger, CommandError> {
@@ -60,9 +62,12 @@ async fn follow(postgres: Postgres, ledger: std::sync::Weak<PostgresLedger>) {
 /// Makes the cache; connects at the first use.
 pub(super) async fn cache(config: &Config) -> Result<SharedCache, CommandError> {
     let keep = config.serve_stale.unwrap_or_default().max(config.max_staleness);
-    if config.redis_urls.is_empty() {
-        return Ok(Arc::new(MemoryCache::new(MEMORY_CACHE_ENTRIES, keep)));
-    }
+    let (mode, urls) = match &config.redis {
+        RedisNodes::None => return Ok(Arc::new(MemoryCache::new(MEMORY_CACHE_ENTRIES, keep))),
+        RedisNodes::Urls(urls) => (RedisMode::Nodes, urls.clone()),
+        RedisNodes::Cluster(urls) => (RedisMode::Cluster, urls.clone()),
+        RedisNodes::File(file) => (RedisMode::Nodes, file.read().await?),
+    };
     let password = match &config.redis_password_file {
         None => None,
         Some(file) => {
@@ -74,12 +79,53 @@ pub(super) async fn cache(config: &Config) -> Result<SharedCache, CommandError> 
         }
     };
     let redis = RedisConfig {
-        urls: config.redis_urls.iter().map(|url| url.expose().to_owned()).collect(),
+        mode,
+        urls: texts(&urls),
         password,
         keep,
         ..RedisConfig::default()
     };
-    Ok(Arc::new(RedisCache::new(&redis)?))
+    let cache = Arc::new(RedisCache::new(&redis)?);
+    if let RedisNodes::File(file) = &config.redis {
+        tokio::spawn(follow_nodes(file.clone(), urls, Arc::downgrade(&cache)));
+    }
+    Ok(cache)
+}
+
+fn texts(urls: &[Secret]) -> Vec<String> {
+    urls.iter().map(|url| url.expose().to_owned()).collect()
+}
+
+/// Hands a changed list of nodes to the cache for as long as it lives. A list that is none leaves the last one in use, and is told once.
+async fn follow_nodes(file: NodesFile, mut urls: Vec<Secret>, cache: std::sync::Weak<RedisCache>) {
+    let mut told = None;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(cache) = cache.upgrade() else { return };
+        let changed = match file.read().await {
+            Ok(new) if new == urls => {
+                told = None;
+                continue;
+            }
+            Ok(new) => cache
+                .set_nodes(&texts(&new))
+                .map(|change| (new, change))
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match changed {
+            Ok((new, change)) => {
+                tracing::info!(nodes = new.len(), added = ?change.added, removed = ?change.removed, "the list of the cache's nodes changed and is in use");
+                urls = new;
+                told = None;
+            }
+            Err(error) if told.as_ref() != Some(&error) => {
+                tracing::error!(%error, "the list of the cache's nodes changed and is NOT in use: the old one still is");
+                told = Some(error);
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 async fn read(file: &SecretFile) -> Option<Secret> {

@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use super::{CommandError, open, say};
 use crate::api::{self, Tokens};
 use crate::ledger::{Job, SharedLedger};
-use crate::runtime::config::{Config, Database};
+use crate::runtime::config::{Config, Database, RedisNodes};
 use crate::runtime::health::{self, Dependency, Probe};
 use crate::runtime::http::{Limits, Listener};
 use crate::runtime::shutdown::Shutdown;
@@ -109,9 +109,11 @@ fn greet(config: &Config, address: std::net::SocketAddr, health: std::net::Socke
         Database::SqliteMemory => say("embedded ledger: in memory, gone when this process ends"),
         Database::Postgres(postgres) => say(&format!("ledger: PostgreSQL, schema {}", postgres.schema)),
     }
-    match config.redis_urls.len() {
-        0 => say("cache: in the memory of this process"),
-        nodes => say(&format!("cache: {nodes} Redis nodes")),
+    match &config.redis {
+        RedisNodes::None => say("cache: in the memory of this process"),
+        RedisNodes::Urls(urls) => say(&format!("cache: {} Redis nodes", urls.len())),
+        RedisNodes::File(file) => say(&format!("cache: the Redis nodes of {}", file.path().display())),
+        RedisNodes::Cluster(_) => say("cache: a Redis Cluster"),
     }
     say(&format!(
         "\nserving on http://{address}, health and metrics on http://{health}\n\n  \

@@ -1,7 +1,7 @@
 //! Real Redis servers for tests: private ones in temporary folders on free ports of 127.0.0.1, ended by their process id.
 //!
-//! [`url`] is a node that the tests of a process share: `REDIS_URL`, or a private one; [`Node::start`] makes one to be broken. Nothing
-//! here skips: what is missing is a failure.
+//! [`url`] is a node that the tests of a process share: `REDIS_URL`, or a private one; [`Node::start`] makes one to be broken,
+//! [`Cluster::start`] three that are a Redis Cluster. Nothing here skips: what is missing is a failure.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -43,8 +43,12 @@ impl Node {
             folder,
             process: None,
         };
-        for _ in 0..20 {
+        for _ in 0..100 {
             node.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            // The nodes of a cluster talk on a second port, 10,000 above the first.
+            if node.port > u16::MAX - 10_000 {
+                continue;
+            }
             // Another process may have taken the port in between.
             if node.launch() {
                 return node;
@@ -63,6 +67,16 @@ impl Node {
     /// As the cache names it.
     pub fn name(&self) -> String {
         format!("127.0.0.1:{}/0", self.port)
+    }
+
+    /// Runs one command on it, and waits for it.
+    pub fn ask<T: AsRef<str>>(&self, words: &[T]) -> Value {
+        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+        let mut command = redis::cmd(words[0].as_ref());
+        for word in &words[1..] {
+            command.arg(word.as_ref());
+        }
+        command.query(&mut connection).unwrap()
     }
 
     /// Ends it as a crash would.
@@ -150,6 +164,114 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Three nodes without replicas that are a Redis Cluster, each with a third of the slots.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// Starts it and waits until every node knows every other. It serves what it can while a node is away.
+    pub fn start() -> Self {
+        let settings = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-config-file",
+            "nodes.conf",
+            "--cluster-node-timeout",
+            "1000",
+            "--cluster-require-full-coverage",
+            "no",
+        ];
+        let nodes: Vec<Node> = (0..3).map(|_| Node::start(&settings)).collect();
+        for (index, node) in nodes.iter().enumerate() {
+            let (first, last) = (index * 16_384 / 3, (index + 1) * 16_384 / 3);
+            let slots = (first..last).map(|slot| slot.to_string());
+            let words: Vec<String> = ["CLUSTER".to_owned(), "ADDSLOTS".to_owned()]
+                .into_iter()
+                .chain(slots)
+                .collect();
+            node.ask(&words);
+            node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
+        }
+        for node in &nodes[1..] {
+            nodes[0].ask(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string()]);
+        }
+        let cluster = Self { nodes };
+        cluster.settles();
+        cluster
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(Node::url).collect()
+    }
+
+    /// Waits until every node sees a whole cluster.
+    pub fn settles(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let whole = |node: &Node| {
+            let Value::BulkString(info) = node.ask(&["CLUSTER", "INFO"]) else {
+                return false;
+            };
+            let info = String::from_utf8(info).unwrap();
+            ["cluster_state:ok", "cluster_slots_ok:16384", "cluster_known_nodes:3"]
+                .iter()
+                .all(|line| info.contains(line))
+        };
+        while !self.nodes.iter().all(whole) {
+            assert!(Instant::now() < deadline, "the nodes do not become a cluster");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn slot_of(&self, key: &str) -> u16 {
+        match self.nodes[0].ask(&["CLUSTER", "KEYSLOT", key]) {
+            Value::Int(slot) => slot.try_into().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Begins to move a slot: from now on its new keys are made at `to`.
+    pub fn begin_move(&self, slot: u16, from: usize, to: usize) {
+        let id = |node: &Node| match node.ask(&["CLUSTER", "MYID"]) {
+            Value::BulkString(id) => String::from_utf8(id).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let (from, to, slot) = (&self.nodes[from], &self.nodes[to], slot.to_string());
+        to.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]);
+        from.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]);
+    }
+
+    /// Moves the keys that the slot has now.
+    pub fn move_keys(&self, slot: u16, from: usize, to: usize) {
+        let (from, port) = (&self.nodes[from], self.nodes[to].port.to_string());
+        loop {
+            let Value::Array(keys) = from.ask(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100"]) else {
+                panic!("no list of keys")
+            };
+            if keys.is_empty() {
+                return;
+            }
+            let keys = keys.into_iter().map(|key| match key {
+                Value::BulkString(key) => String::from_utf8(key).unwrap(),
+                other => panic!("{other:?}"),
+            });
+            let words = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"].map(str::to_owned);
+            from.ask(&words.into_iter().chain(keys).collect::<Vec<_>>());
+        }
+    }
+
+    /// Ends the move: the slot is the other node's for good.
+    pub fn end_move(&self, slot: u16, from: usize, to: usize) {
+        let Value::BulkString(id) = self.nodes[to].ask(&["CLUSTER", "MYID"]) else {
+            panic!("no id")
+        };
+        let id = String::from_utf8(id).unwrap();
+        for node in [to, from] {
+            self.nodes[node].ask(&["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &id]);
+        }
     }
 }
 

@@ -1,37 +1,52 @@
-//! Redis: any number of nodes, each an independent cache; a segment's node is chosen by rendezvous hashing of its number.
+//! Redis: any number of nodes, each an independent cache, or a Redis Cluster.
 //!
-//! A node that is away costs its share of the segments a read of the ledger, decided within microseconds by its circuit. Its segments do
-//! not move to other nodes: they would miss the writers' notices there. Every operation is one script, atomic in the server, by the server's
-//! own clock. Keys hold numbers only: no client's text ever becomes a key.
+//! Of independent nodes a segment's is chosen by rendezvous hashing of its number. A node that is away costs its share of the segments a read
+//! of the ledger, decided within microseconds by its circuit. Its segments do not move to other nodes: they would miss the writers' notices
+//! there. Every operation is one script, atomic in the server, by the server's own clock. Keys hold numbers only: no client's text ever
+//! becomes a key.
 
 mod circuit;
+mod cluster;
 mod node;
+mod nodes;
 mod rendezvous;
 mod scripts;
+mod slots;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
 use jiff::Timestamp;
-use redis::IntoConnectionInfo;
+use redis::Value;
 
 use crate::counting::SegmentId;
 
 use super::{Cache, CacheError, Claim, Lookup, MAX_CLAIM, NodeHealth};
 
-use node::Node;
-use scripts::Scripts;
+use cluster::Cluster;
+use nodes::Nodes;
+use scripts::{Call, Scripts};
 
 /// Where the password of the nodes is read, at each new connection: a changed one is used from the next connection on. `None`: the one in
 /// the node's URL, if there is one.
 pub type PasswordSource = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
+/// What the URLs name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RedisMode {
+    /// Independent caches: each node, and nothing else.
+    #[default]
+    Nodes,
+    /// Some nodes of a Redis Cluster, which tells the others and who serves what.
+    Cluster,
+}
+
 /// How to reach the nodes and what to keep there.
 #[derive(Clone)]
 pub struct RedisConfig {
+    /// What the URLs name.
+    pub mode: RedisMode,
     /// One URL for each node, `redis://[user[:password]@]host[:port][/database]`; their order means nothing.
     pub urls: Vec<String>,
     /// The password, where it is not in the URLs.
@@ -49,6 +64,7 @@ pub struct RedisConfig {
 impl Default for RedisConfig {
     fn default() -> Self {
         Self {
+            mode: RedisMode::Nodes,
             urls: Vec::new(),
             password: None,
             prefix: "sc".to_owned(),
@@ -71,6 +87,12 @@ pub enum RedisConfigError {
     /// TLS; the number counts from 1.
     #[error("URL {0} asks for TLS or a Unix socket, which is not supported: use redis://host:port")]
     Transport(usize),
+    /// A Redis Cluster has one database; the number counts from 1.
+    #[error("URL {0} names a database other than 0, and a Redis Cluster has no other")]
+    Database(usize),
+    /// A Redis Cluster was asked to take a list of nodes.
+    #[error("names nodes, and a Redis Cluster tells its own")]
+    Cluster,
     /// Two URLs are one node: its segments would be counted twice in the shares.
     #[error("names the node {0} twice")]
     Twice(String),
@@ -79,12 +101,26 @@ pub enum RedisConfigError {
     Prefix(String),
 }
 
+/// How a list of nodes changed, by their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodesChange {
+    /// Those that are new in it.
+    pub added: Vec<String>,
+    /// Those that are not in it any more.
+    pub removed: Vec<String>,
+}
+
 /// Counts in Redis.
 pub struct RedisCache {
-    nodes: Vec<Node>,
+    place: Place,
     scripts: Scripts,
     prefix: String,
     keep: Duration,
+}
+
+enum Place {
+    Nodes(Nodes),
+    Cluster(Cluster),
 }
 
 impl RedisCache {
@@ -94,36 +130,37 @@ impl RedisCache {
     /// [`RedisConfigError`]
     pub fn new(config: &RedisConfig) -> Result<Self, RedisConfigError> {
         check_prefix(&config.prefix)?;
-        let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
-        for (index, url) in config.urls.iter().enumerate() {
-            let info = url
-                .as_str()
-                .into_connection_info()
-                .map_err(|_| RedisConfigError::Url(index + 1))?;
-            if !matches!(info.addr(), redis::ConnectionAddr::Tcp(..)) {
-                return Err(RedisConfigError::Transport(index + 1));
-            }
-            let node = Node::new(info, config);
-            let name = node.name().to_owned();
-            if nodes.insert(name.clone(), node).is_some() {
-                return Err(RedisConfigError::Twice(name));
-            }
-        }
-        if nodes.is_empty() {
-            return Err(RedisConfigError::NoNodes);
-        }
+        let place = match config.mode {
+            RedisMode::Nodes => Place::Nodes(Nodes::new(config)?),
+            RedisMode::Cluster => Place::Cluster(Cluster::new(config)?),
+        };
         Ok(Self {
-            nodes: nodes.into_values().collect(),
+            place,
             scripts: Scripts::new(),
             prefix: config.prefix.clone(),
             keep: config.keep,
         })
     }
 
-    /// The node that holds a segment: host, port and database.
+    /// Takes another list of independent nodes from the next call on. A node of both lists keeps its connection; of the segments, those
+    /// move that the new list gives to another node, 1/N of them for the Nth node that is added. No call fails for it.
+    ///
+    /// # Errors
+    /// [`RedisConfigError`]: the old list stays in use. [`RedisConfigError::Cluster`]: this is a Redis Cluster.
+    pub fn set_nodes(&self, urls: &[String]) -> Result<NodesChange, RedisConfigError> {
+        match &self.place {
+            Place::Nodes(nodes) => nodes.set(urls),
+            Place::Cluster(_) => Err(RedisConfigError::Cluster),
+        }
+    }
+
+    /// The node that holds a segment: host, port and database; `None` while a Redis Cluster has not told yet.
     #[must_use]
-    pub fn node_of(&self, segment: SegmentId) -> &str {
-        self.node(segment).name()
+    pub fn node_of(&self, segment: SegmentId) -> Option<String> {
+        match &self.place {
+            Place::Nodes(nodes) => Some(nodes.of(segment).name().to_owned()),
+            Place::Cluster(cluster) => cluster.node_of(segment),
+        }
     }
 
     /// The key of a segment. The braces make one slot of all that a segment has, on a Redis Cluster too.
@@ -132,8 +169,11 @@ impl RedisCache {
         format!("{}:{{{}}}", self.prefix, segment.0)
     }
 
-    fn node(&self, segment: SegmentId) -> &Node {
-        &self.nodes[rendezvous::choose(self.nodes.iter().map(Node::hash), segment)]
+    async fn run(&self, segment: SegmentId, call: &Call) -> Result<Value, CacheError> {
+        match &self.place {
+            Place::Nodes(nodes) => nodes.run(segment, call).await,
+            Place::Cluster(cluster) => cluster.run(segment, call).await,
+        }
     }
 }
 
@@ -157,7 +197,7 @@ impl Cache for RedisCache {
         let call = self
             .scripts
             .read(&self.key_of(segment), token, bound, bound.min(MAX_CLAIM));
-        let found = self.node(segment).run(&call).await?;
+        let found = self.run(segment, &call).await?;
         scripts::lookup(&found, segment, token)
     }
 
@@ -165,28 +205,26 @@ impl Cache for RedisCache {
         let call = self
             .scripts
             .store(&self.key_of(claim.segment), claim.token, members, as_of, self.keep);
-        let stored = self.node(claim.segment).run(&call).await?;
-        Ok(stored == redis::Value::Int(1))
+        let stored = self.run(claim.segment, &call).await?;
+        Ok(stored == Value::Int(1))
     }
 
     async fn invalidate(&self, segments: &[SegmentId]) -> Result<(), CacheError> {
-        let mut shares: BTreeMap<&str, (&Node, Vec<SegmentId>)> = BTreeMap::new();
-        for segment in segments {
-            let node = self.node(*segment);
-            shares.entry(node.name()).or_insert((node, Vec::new())).1.push(*segment);
+        let calls = segments
+            .iter()
+            .map(|segment| (*segment, self.scripts.invalidate(&self.key_of(*segment))));
+        let calls = calls.collect();
+        match &self.place {
+            Place::Nodes(nodes) => nodes.run_all(calls).await,
+            Place::Cluster(cluster) => cluster.run_all(calls).await,
         }
-        let told = shares.into_values().map(|(node, share)| async move {
-            let calls = share
-                .iter()
-                .map(|segment| self.scripts.invalidate(&self.key_of(*segment)));
-            node.run_all(&calls.collect::<Vec<_>>()).await
-        });
-        // Every node is told before the first failure is: one that is away must not keep the others' values fresh.
-        join_all(told).await.into_iter().collect()
     }
 
     async fn health(&self) -> Vec<NodeHealth> {
-        join_all(self.nodes.iter().map(Node::health)).await
+        match &self.place {
+            Place::Nodes(nodes) => nodes.health().await,
+            Place::Cluster(cluster) => cluster.health().await,
+        }
     }
 }
 
@@ -228,5 +266,37 @@ mod tests {
         for id in 0..1_000 {
             assert_eq!(one.node_of(SegmentId(id)), other.node_of(SegmentId(id)));
         }
+    }
+
+    #[test]
+    fn a_changed_list_says_what_changed_and_a_bad_one_changes_nothing() {
+        let cache = open(&["redis://a", "redis://b"]).unwrap();
+        let urls = |urls: &[&str]| urls.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let change = cache.set_nodes(&urls(&["redis://c", "redis://b"])).unwrap();
+        assert_eq!(
+            (change.added, change.removed),
+            (vec!["c:6379/0".to_owned()], vec!["a:6379/0".to_owned()])
+        );
+        let before: Vec<_> = (0..100).map(|id| cache.node_of(SegmentId(id))).collect();
+        assert_eq!(cache.set_nodes(&[]), Err(RedisConfigError::NoNodes));
+        assert_eq!(
+            cache.set_nodes(&urls(&["redis://c", "x"])),
+            Err(RedisConfigError::Url(2))
+        );
+        assert_eq!(
+            (0..100).map(|id| cache.node_of(SegmentId(id))).collect::<Vec<_>>(),
+            before
+        );
+        assert_eq!(
+            cache.set_nodes(&urls(&["redis://b", "redis://c"])),
+            Ok(NodesChange::default())
+        );
+        let cluster = RedisConfig {
+            mode: RedisMode::Cluster,
+            urls: urls(&["redis://a"]),
+            ..RedisConfig::default()
+        };
+        let cluster = RedisCache::new(&cluster).unwrap();
+        assert_eq!(cluster.set_nodes(&urls(&["redis://b"])), Err(RedisConfigError::Cluster));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A node that is away costs a caller microseconds: only the very first connection is waited for, every later one is made aside by a probe.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +19,28 @@ use super::{PasswordSource, RedisConfig, rendezvous};
 /// Commands that may wait to be written. Beyond it callers wait, within their time-out.
 const PIPELINE: usize = 1_024;
 
+/// Clones are the same node: one connection, one circuit.
+#[derive(Clone)]
 pub(super) struct Node {
     shared: Arc<Shared>,
     hash: u64,
+}
+
+/// Why a node did not do what it was asked.
+pub(super) enum Refusal {
+    /// It is one of a Redis Cluster, and the key is another's.
+    Elsewhere(Redirect),
+    /// Anything else.
+    Failed(CacheError),
+}
+
+/// Where a node of a Redis Cluster says that a key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Redirect {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// For this one command, since the slot is on its way there (`ASK`); else for good (`MOVED`).
+    pub(super) asking: bool,
 }
 
 struct Shared {
@@ -31,6 +51,8 @@ struct Shared {
     connect_timeout: Duration,
     response_timeout: Duration,
     circuit: Mutex<Circuit<Connection>>,
+    /// Whether it refused a key as another's, although it was taken for independent.
+    of_a_cluster: AtomicBool,
     /// Held while the first connection is made.
     connecting: tokio::sync::Mutex<()>,
 }
@@ -58,6 +80,7 @@ impl Node {
                 connect_timeout: config.connect_timeout,
                 response_timeout: config.response_timeout,
                 circuit: Mutex::new(Circuit::Unused),
+                of_a_cluster: AtomicBool::new(false),
                 connecting: tokio::sync::Mutex::new(()),
             }),
         }
@@ -71,49 +94,80 @@ impl Node {
         self.hash
     }
 
-    /// Runs one script.
-    pub(super) async fn run(&self, call: &Call) -> Result<Value, CacheError> {
-        let connection = self.shared.enter().await?;
-        let mut redis = connection.redis.clone();
-        let answer = match ask(&mut redis, &call.by_hash).await {
-            Err(error) if is_unknown_script(&error) => ask(&mut redis, &call.by_text).await,
-            answer => answer,
-        };
-        answer.map_err(|error| self.shared.failed(&connection, &error))
+    pub(super) fn is_of_a_cluster(&self) -> bool {
+        self.shared.of_a_cluster.load(Ordering::Relaxed)
     }
 
-    /// Runs many scripts in one pipeline, each atomic on its own; says the first failure.
-    pub(super) async fn run_all(&self, calls: &[Call]) -> Result<(), CacheError> {
-        let connection = self.shared.enter().await?;
+    /// True for the first time.
+    pub(super) fn note_of_a_cluster(&self) -> bool {
+        !self.shared.of_a_cluster.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn host(&self) -> &str {
+        match self.shared.info.addr() {
+            ConnectionAddr::Tcp(host, _) => host,
+            _ => "",
+        }
+    }
+
+    /// The same server, reached in the same way.
+    pub(super) fn is_as(&self, info: &ConnectionInfo) -> bool {
+        let (mine, other) = (self.shared.info.redis_settings(), info.redis_settings());
+        (mine.username(), mine.password()) == (other.username(), other.password())
+    }
+
+    /// Runs one script; `asking`: on a slot that is still on its way to this node.
+    pub(super) async fn run(&self, call: &Call, asking: bool) -> Result<Value, Refusal> {
+        let connection = self.shared.enter().await.map_err(Refusal::Failed)?;
+        let mut redis = connection.redis.clone();
+        let answer = match ask(&mut redis, &call.by_hash, asking).await {
+            Err(error) if is_unknown_script(&error) => ask(&mut redis, &call.by_text, asking).await,
+            answer => answer,
+        };
+        answer.map_err(|error| self.shared.refusal(&connection, &error))
+    }
+
+    /// Runs many scripts in one pipeline, each atomic on its own; answers in their order.
+    pub(super) async fn run_all(&self, calls: &[Call]) -> Vec<Result<(), Refusal>> {
+        let all_failed = |error: &CacheError| calls.iter().map(|_| Err(Refusal::Failed(error.clone()))).collect();
+        let connection = match self.shared.enter().await {
+            Ok(connection) => connection,
+            Err(error) => return all_failed(&error),
+        };
         let mut redis = connection.redis.clone();
         let mut pipeline = redis::Pipeline::with_capacity(calls.len());
         for call in calls {
             pipeline.add_command(call.by_hash.clone());
         }
-        let sent = redis.send_packed_commands(&pipeline, 0, calls.len()).await;
-        let answers = sent.map_err(|error| self.shared.failed(&connection, &error))?;
-        // A server that was restarted knows none of them: each goes again with its text.
+        let answers = match redis.send_packed_commands(&pipeline, 0, calls.len()).await {
+            Ok(answers) => answers,
+            Err(error) => return all_failed(&self.shared.failed(&connection, &error)),
+        };
+        let mut results = Vec::with_capacity(calls.len());
         for (call, answer) in calls.iter().zip(answers) {
-            match answer.extract_error() {
-                Err(error) if is_unknown_script(&error) => {
-                    let again = ask(&mut redis, &call.by_text).await;
-                    again.map_err(|error| self.shared.failed(&connection, &error))?;
-                }
-                Err(error) => return Err(self.shared.failed(&connection, &error)),
-                Ok(_) => {}
-            }
+            let answer = match answer.extract_error() {
+                // A server that was restarted knows none of them: each goes again with its text.
+                Err(error) if is_unknown_script(&error) => ask(&mut redis, &call.by_text, false).await,
+                answer => answer,
+            };
+            results.push(
+                answer
+                    .map(drop)
+                    .map_err(|error| self.shared.refusal(&connection, &error)),
+            );
         }
-        Ok(())
+        results
+    }
+
+    /// One command that is no script.
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, CacheError> {
+        let connection = self.shared.enter().await?;
+        let answer = ask(&mut connection.redis.clone(), command, false).await;
+        answer.map_err(|error| self.shared.failed(&connection, &error))
     }
 
     pub(super) async fn health(&self) -> NodeHealth {
-        let error = match self.shared.enter().await {
-            Ok(connection) => {
-                let pong = ask(&mut connection.redis.clone(), &redis::cmd("PING")).await;
-                pong.err().map(|error| self.shared.failed(&connection, &error))
-            }
-            Err(error) => Some(error),
-        };
+        let error = self.ask(&redis::cmd("PING")).await.err();
         NodeHealth {
             node: self.shared.name.clone(),
             error,
@@ -194,6 +248,22 @@ impl Shared {
         }
     }
 
+    /// What a failed command means: another node's key, or a failure.
+    fn refusal(self: &Arc<Self>, connection: &Connection, error: &RedisError) -> Refusal {
+        match redirect(error) {
+            Some(mut redirect) => {
+                // A node that does not know its own address means itself.
+                if redirect.host.is_empty()
+                    && let ConnectionAddr::Tcp(host, _) = self.info.addr()
+                {
+                    redirect.host.clone_from(host);
+                }
+                Refusal::Elsewhere(redirect)
+            }
+            None => Refusal::Failed(self.failed(connection, error)),
+        }
+    }
+
     /// Describes a failed command, and opens the circuit if its connection is of no more use.
     fn failed(self: &Arc<Self>, connection: &Connection, failure: &RedisError) -> CacheError {
         let error = self.describe(failure);
@@ -227,7 +297,10 @@ impl Shared {
         match error.kind() {
             ErrorKind::Io => CacheError::Unreachable(format!("{name}: {error}")),
             ErrorKind::Server(
-                ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::ReadOnly,
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly,
             ) => CacheError::Unreachable(format!("{name}: {code}")),
             _ => CacheError::Internal(format!("{name}: {}", error.category())),
         }
@@ -235,10 +308,27 @@ impl Shared {
 }
 
 /// One command; what the server refuses is an error too.
-async fn ask(redis: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
-    redis.send_packed_command(command).await.and_then(Value::extract_error)
+async fn ask(redis: &mut MultiplexedConnection, command: &Cmd, asking: bool) -> Result<Value, RedisError> {
+    if !asking {
+        return redis.send_packed_command(command).await.and_then(Value::extract_error);
+    }
+    // Both in one pipeline: the permission holds for the very next command of the connection, which others use too.
+    let mut pipeline = redis::Pipeline::with_capacity(2);
+    pipeline.cmd("ASKING").add_command(command.clone());
+    let mut answers = redis.send_packed_commands(&pipeline, 1, 1).await?;
+    answers.pop().unwrap_or(Value::Nil).extract_error()
 }
 
 fn is_unknown_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+fn redirect(error: &RedisError) -> Option<Redirect> {
+    let (address, _) = error.redirect_node()?;
+    let (host, port) = address.rsplit_once(':')?;
+    Some(Redirect {
+        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+        port: port.parse().ok()?,
+        asking: error.kind() == ErrorKind::Server(ServerErrorKind::Ask),
+    })
 }

@@ -9,6 +9,9 @@
 //!
 //! Only the server's clock is read, and only compared with itself; where it was set back, a value counts as too old and a claim as lapsed.
 //! Instants of the database are carried as text and never computed with.
+//!
+//! What may leave the hash without a field, and so the key away, is the last thing that a script does: while its slot is on the way to
+//! another node of a Redis Cluster, a key that is not there (any more) is the other node's, and the rest of the script would be refused.
 
 use std::time::Duration;
 
@@ -49,17 +52,19 @@ local h = redis.call('HMGET', KEYS[1], 't', 'c', 'd')
 if h[1] ~= ARGV[1] then return 0 end
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
+local stands = now < tonumber(h[3]) and now >= tonumber(h[2])
+if stands then
+  redis.call('HSET', KEYS[1], 'v', ARGV[2], 's', ARGV[3], 'a', h[2], 'f', '1')
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+end
 redis.call('HDEL', KEYS[1], 't', 'c', 'd')
-if now >= tonumber(h[3]) or now < tonumber(h[2]) then return 0 end
-redis.call('HSET', KEYS[1], 'v', ARGV[2], 's', ARGV[3], 'a', h[2], 'f', '1')
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return 1
+return stands and 1 or 0
 ";
 
 /// KEYS: the segment's.
 const INVALIDATE: &str = r"
-redis.call('HDEL', KEYS[1], 't', 'c', 'd')
 if redis.call('HEXISTS', KEYS[1], 'v') == 1 then redis.call('HSET', KEYS[1], 'f', '0') end
+redis.call('HDEL', KEYS[1], 't', 'c', 'd')
 return 0
 ";
 

@@ -198,7 +198,7 @@ mod tests {
             Database::SqliteFile("segment-counter.db".into())
         );
         assert_eq!(started.config.rules, crate::counting::Rules::default());
-        assert!(started.config.redis_urls.is_empty());
+        assert_eq!(started.config.redis, crate::runtime::config::RedisNodes::None);
     }
 
     #[test]
@@ -306,6 +306,50 @@ mod tests {
                 .contains("--database-secret-dir is given beside database_url"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_cache_has_one_source_of_its_nodes() {
+        use crate::runtime::config::{NodesFile, RedisNodes};
+        let redis = |flags: &[&str]| {
+            let flags: Vec<&str> = std::iter::once("serve").chain(flags.iter().copied()).collect();
+            run(&flags, &[])
+                .map(|started| started.config.redis)
+                .map_err(|error| error.to_string())
+        };
+        let url = crate::runtime::secrets::Secret::new("redis://a:1");
+        assert_eq!(redis(&["--redis-url", " "]), Ok(RedisNodes::None));
+        assert_eq!(
+            redis(&["--redis-url", "redis://a:1"]),
+            Ok(RedisNodes::Urls(vec![url.clone()]))
+        );
+        let cluster = redis(&["--redis-url", "redis://a:1", "--redis-mode", "cluster"]);
+        assert_eq!(cluster, Ok(RedisNodes::Cluster(vec![url])));
+        assert_eq!(
+            redis(&["--redis-nodes-file", "/n"]),
+            Ok(RedisNodes::File(NodesFile::new("/n")))
+        );
+        for (flags, message) in [
+            (
+                &["--redis-nodes-file", "/n", "--redis-url", "redis://a:1"][..],
+                "--redis-nodes-file is given beside redis_url",
+            ),
+            (
+                &["--redis-nodes-file", "/n", "--redis-mode", "cluster"],
+                "--redis-nodes-file is for independent nodes",
+            ),
+            (
+                &["--redis-mode", "cluster"],
+                "--redis-mode is cluster, and redis_url names no node of it",
+            ),
+            (
+                &["--redis-mode", "sentinel"],
+                "--redis-mode is \"sentinel\": nodes or cluster",
+            ),
+        ] {
+            let error = redis(flags).unwrap_err();
+            assert!(error.contains(message) && error.contains("a mistake"), "{error}");
+        }
     }
 
     #[test]

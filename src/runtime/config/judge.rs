@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use redis::IntoConnectionInfo;
-
 use super::database::{Database, Login, has_password};
 use super::layers::{Merged, Origin};
+use super::redis::{NodesFile, RedisNodes, urls};
 use super::{Config, ConfigError, Key, Problem};
 use crate::counting::{Resolution, Rules, Window};
-use crate::runtime::secrets::{Secret, SecretFile};
+use crate::runtime::secrets::SecretFile;
 use crate::runtime::telemetry::LogFormat;
 
 /// The longest Postgres name is 63 bytes, and a lane's schema adds to it.
@@ -56,7 +55,7 @@ impl Judge<'_> {
             );
         }
         let database = self.database();
-        let redis_urls = self.redis_urls();
+        let redis = self.redis();
         let redis_password_file = self.optional("redis_password_file", path).map(SecretFile::new);
         let rules = self.rules();
         let max_staleness = self.one("max_staleness_ms", |text| number(text, 0, 60_000));
@@ -80,7 +79,7 @@ impl Judge<'_> {
             listen: listen?,
             health_listen: health_listen?,
             database: database?,
-            redis_urls,
+            redis: redis?,
             redis_password_file,
             rules: rules?,
             max_staleness: Duration::from_millis(max_staleness?),
@@ -151,30 +150,48 @@ impl Judge<'_> {
         }))
     }
 
-    fn redis_urls(&mut self) -> Vec<Secret> {
-        let Some((_, values)) = self.merged.get("redis_url") else {
-            return Vec::new();
-        };
-        let texts: Vec<String> = values
-            .iter()
-            .flat_map(|value| value.split(','))
-            .map(|text| text.trim().to_owned())
-            .filter(|text| !text.is_empty())
-            .collect();
-        let mut urls = Vec::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
-            if !text.starts_with("redis://") || text.as_str().into_connection_info().is_err() {
-                self.problem("redis_url", format!("number {} is not redis://HOST:PORT", index + 1));
-            } else if texts[..index].contains(text) {
-                self.problem(
-                    "redis_url",
-                    format!("number {} is there twice: each node once", index + 1),
-                );
-            } else {
-                urls.push(Secret::new(text.as_str()));
+    fn redis(&mut self) -> Option<RedisNodes> {
+        let file = self.optional("redis_nodes_file", path).map(NodesFile::new);
+        let cluster = self.one("redis_mode", |text| match text {
+            "nodes" => Ok(false),
+            "cluster" => Ok(true),
+            other => Err(format!("is {}: nodes or cluster", shown(other))),
+        })?;
+        let given = self.merged.get("redis_url").map(|(_, values)| values.to_vec());
+        let given = given.filter(|values| values.iter().any(|value| !value.trim().is_empty()));
+        let urls = match given.as_deref().map(urls).transpose() {
+            Ok(urls) => urls,
+            Err(problems) => {
+                for problem in problems {
+                    self.problem("redis_url", problem);
+                }
+                return None;
             }
+        };
+        match (file, urls, cluster) {
+            (Some(_), Some(_), _) => {
+                self.problem(
+                    "redis_nodes_file",
+                    "is given beside redis_url: one of the two".to_owned(),
+                );
+                None
+            }
+            (Some(_), None, true) => {
+                let message =
+                    "is for independent nodes, and a Redis Cluster tells its nodes itself: name some in redis_url";
+                self.problem("redis_nodes_file", message.to_owned());
+                None
+            }
+            (None, None, true) => {
+                let message = "is cluster, and redis_url names no node of it";
+                self.problem("redis_mode", message.to_owned());
+                None
+            }
+            (Some(file), None, false) => Some(RedisNodes::File(file)),
+            (None, Some(urls), true) => Some(RedisNodes::Cluster(urls)),
+            (None, Some(urls), false) => Some(RedisNodes::Urls(urls)),
+            (None, None, false) => Some(RedisNodes::None),
         }
-        urls
     }
 
     fn rules(&mut self) -> Option<Rules> {

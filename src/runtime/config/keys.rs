@@ -179,6 +179,20 @@ pub const KEYS: &[Key] = {
         },
         key(
             Cache,
+            "redis_nodes_file",
+            "FILE",
+            None,
+            "The Redis nodes, a URL a line; re-read when it changes, so that nodes come and go without a restart; instead of redis_url",
+        ),
+        key(
+            Cache,
+            "redis_mode",
+            "nodes|cluster",
+            Some("nodes"),
+            "What redis_url names: independent nodes that share the segments, or some nodes of a Redis Cluster, which tells the others",
+        ),
+        key(
+            Cache,
             "redis_password_file",
             "FILE",
             None,

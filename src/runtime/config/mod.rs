@@ -7,6 +7,7 @@ mod command;
 mod database;
 mod keys;
 mod layers;
+mod redis;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,13 +15,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::counting::Rules;
-use crate::runtime::secrets::{Secret, SecretFile};
+use crate::runtime::secrets::SecretFile;
 use crate::runtime::telemetry::LogFormat;
 
 pub use command::{Command, StartError, Started, command_line, start};
 pub use database::{Database, Login, LoginError, Postgres};
 pub use keys::{KEYS, Key, Section, VARIABLE_PREFIX};
 pub use layers::{Merged, Origin};
+pub use redis::{NodesFile, NodesFileError, RedisNodes};
 
 mod judge;
 
@@ -33,8 +35,8 @@ pub struct Config {
     pub health_listen: SocketAddr,
     /// Where the truth is.
     pub database: Database,
-    /// One URL for each Redis node; empty: the cache is this process's memory. Secret, since a URL may hold a password.
-    pub redis_urls: Vec<Secret>,
+    /// Where the nodes of the cache are.
+    pub redis: RedisNodes,
     /// The password of the Redis nodes.
     pub redis_password_file: Option<SecretFile>,
     /// Window and resolution.
