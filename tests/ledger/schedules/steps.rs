@@ -6,6 +6,7 @@ use segment_counter::counting::{Resolution, Rules, Window};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{SECOND, Sketch, sketch};
+use crate::world::SETTLE;
 
 /// Which ledger a schedule is run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,13 +107,15 @@ pub fn schedule(on: On) -> impl Strategy<Value = Schedule> {
         6 => vec(sketch(), 1..16).prop_map(Step::Record),
         2 => (0_i64..9_000 * SECOND).prop_map(Step::Wait),
         2 => (-1_i64..2).prop_map(Step::Edge),
+        // To where writers leave counters alone, and to where they are cleared away and memberships archived.
+        2 => (prop_oneof![Just(SETTLE / 2), Just(SETTLE)], -1_i64..2).prop_map(|(past, by)| Step::Edge(past + by)),
         1 => (1_i64..299 * SECOND).prop_map(Step::Back),
         2 => vec((0_u8..5, 0_u8..6), 1..6).prop_map(Step::Remove),
         1 => (0_u8..4).prop_map(Step::Delete),
         1 => (0_u8..6).prop_map(Step::Erase),
         1 => window_of(4).prop_map(|(segment, window)| Step::Put(segment, window)),
         1 => (1_u32..6).prop_map(Step::Archive),
-        1 => Just(Step::Sweep),
+        2 => Just(Step::Sweep),
         1 => Just(Step::Recount),
         1 => reopened,
         6 => phase().prop_map(Step::Phase),
@@ -136,10 +139,10 @@ fn phase() -> impl Strategy<Value = Phase> {
     (
         vec(writer, 1..=WRITERS),
         vec(remover, REMOVERS),
-        prop_oneof![2 => Just(Vec::new()), 1 => vec(0_u8..5, 1..3)],
+        prop_oneof![1 => Just(Vec::new()), 1 => vec(0_u8..5, 1..3)],
         prop_oneof![3 => Just(Vec::new()), 1 => vec(window_of(3), 1..3)],
         prop_oneof![1 => Just(Vec::new()), 1 => vec(chore, 1..5)],
-        proptest::option::weighted(0.3, (0_u8..3, 0_u8..5)),
+        proptest::option::weighted(0.5, (0_u8..2, 0_u8..5)),
     )
         .prop_map(|(writers, removers, eraser, changer, keeper, held)| Phase {
             writers,
