@@ -135,7 +135,13 @@ impl Model {
     pub fn erase(&mut self, user: &str, now: i64) {
         self.members.retain(|(_, of), _| of != user);
         let until = now + self.rules.memory_micros() + SETTLE;
-        self.erased.insert(user.to_owned(), Suppression { at: now, until });
+        let erased = self
+            .erased
+            .entry(user.to_owned())
+            .or_insert(Suppression { at: now, until });
+        // What an erasure before keeps out stays out, also where the clock has stepped back.
+        erased.at = erased.at.max(now);
+        erased.until = erased.until.max(until);
     }
 
     /// What was observed no later than this is kept out by an erasure.

@@ -19,8 +19,8 @@ pub enum KeptOut {
     None,
     /// Those that were observed no later.
     Until(i64),
-    /// Every one: the erasure is under way.
-    All,
+    /// Every one: an erasure is under way. With the instant of the one before.
+    All(Option<i64>),
 }
 
 /// What a call did to a (segment, user), by its answer.
@@ -76,7 +76,7 @@ impl State {
         let kept_out = match self.kept_out {
             KeptOut::None => false,
             KeptOut::Until(at) => beaten(at),
-            KeptOut::All => true,
+            KeptOut::All(_) => true,
         };
         !kept_out && !self.removed.is_some_and(beaten)
     }
@@ -100,20 +100,31 @@ impl State {
                 (unmarked.admits(Some(earliest)) && self.removed.is_some_and(|at| latest <= at)).then_some(self)
             }
             Act::KeptOut { latest } => match self.kept_out {
-                KeptOut::All => Some(self),
+                KeptOut::All(_) => Some(self),
                 KeptOut::Until(at) => latest.is_some_and(|latest| latest <= at).then_some(self),
                 KeptOut::None => None,
             },
             // A mark would be the last thing left of a user who is being erased.
-            Act::Removed { was_in } if self.kept_out == KeptOut::All => (!was_in).then_some(self),
+            Act::Removed { was_in } if matches!(self.kept_out, KeptOut::All(_)) => (!was_in).then_some(self),
             Act::Removed { was_in } => (self.is_in(now) == was_in).then_some(Self {
                 end: None,
                 removed: self.removed.max(Some(now)),
                 ..self
             }),
-            Act::Erased => Some(Self::erased(KeptOut::Until(now))),
-            Act::ErasureBegins => (self.kept_out != KeptOut::All).then_some(Self::erased(KeptOut::All)),
-            Act::ErasureEnds => (self.kept_out == KeptOut::All).then_some(Self::erased(KeptOut::Until(now))),
+            Act::Erased => match self.kept_out {
+                KeptOut::None => Some(Self::erased(KeptOut::Until(now))),
+                KeptOut::Until(before) => Some(Self::erased(KeptOut::Until(before.max(now)))),
+                KeptOut::All(_) => None,
+            },
+            Act::ErasureBegins => match self.kept_out {
+                KeptOut::None => Some(Self::erased(KeptOut::All(None))),
+                KeptOut::Until(before) => Some(Self::erased(KeptOut::All(Some(before)))),
+                KeptOut::All(_) => None,
+            },
+            Act::ErasureEnds => match self.kept_out {
+                KeptOut::All(before) => Some(Self::erased(KeptOut::Until(before.unwrap_or(now).max(now)))),
+                KeptOut::None | KeptOut::Until(_) => None,
+            },
         }
     }
 

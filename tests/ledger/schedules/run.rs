@@ -126,7 +126,11 @@ impl Walk<'_> {
                 let user = format!("u{user}");
                 let erasure = ledger.erase(&UserId::new(user.as_str()).unwrap()).await?;
                 self.model.erase(&user, now);
-                same("erased at", &erasure.erased_at.as_microsecond(), &now)?;
+                same(
+                    "erased at",
+                    &erasure.erased_at.as_microsecond(),
+                    &self.model.erased[&user].at,
+                )?;
                 same(
                     "kept out until",
                     &erasure.suppressed_until.as_microsecond(),
