@@ -51,6 +51,13 @@ test-cluster: ## Bring the local Kubernetes up, pass the tests that need it, and
 	$(MAKE) --no-print-directory cluster-images
 	PROFILE=$(PROFILE) $(CARGO) test --test 'cluster_*'
 
+.PHONY: test-long test-long-schedules
+test-long: test-long-schedules
+
+test-long-schedules: ## Run 10,000 random schedules in memory, 500 on PostgreSQL and 200 on a file (SEGMENT_COUNTER_TEST_SCHEDULES: how many in memory)
+	export SEGMENT_COUNTER_TEST_SCHEDULES=$${SEGMENT_COUNTER_TEST_SCHEDULES:-10000}
+	$(CARGO) test --test ledger_conformance schedules::whatever -- --nocapture
+
 demo: ## Do the whole of the main job on the local Kubernetes (KUBE_CONTEXT: on that one) and print what was done
 	@tests/install.sh cluster >&2
 	cluster=$$(tests/cluster/up.sh)

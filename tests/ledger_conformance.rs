@@ -17,6 +17,8 @@ mod random;
 mod removal;
 #[path = "ledger/rules.rs"]
 mod rules;
+#[path = "ledger/schedules/mod.rs"]
+mod schedules;
 mod support;
 #[path = "ledger/world.rs"]
 mod world;
@@ -50,9 +52,9 @@ for_every_ledger! {
     removal::rule_10_a_pair_after_an_acknowledged_removal_always_counts,
     removal::rule_10_every_change_of_that_kind_raises_the_epoch,
     removal::rule_11_an_erased_user_is_nowhere_and_late_pairs_stay_out,
+    removal::rule_11_what_an_erasure_keeps_out_stays_out_after_another_on_a_clock_that_stepped_back,
     removal::rule_11_an_erasure_waits_for_writers_and_leaves_nothing_behind_among_them,
     removal::a_deleted_segment_is_gone_at_once_and_its_rows_with_the_next_sweep,
-    random::whatever_happens_every_answer_is_the_models,
     rules::pairs_from_the_far_past_are_expired_and_spoil_no_batch,
     rules::segments_are_listed_by_name_in_pages,
     rules::a_batch_of_more_than_was_agreed_is_refused_as_a_whole,

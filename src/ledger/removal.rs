@@ -31,7 +31,7 @@ pub enum RemovalOutcome {
 pub struct Erasure {
     /// Names this erasure; the user's name is in it in no form.
     pub receipt: String,
-    /// When it was done: whatever says that it was observed no later is suppressed.
+    /// When it was done (or an erasure before, where the clock has stepped back since): whatever says that it was observed no later is suppressed.
     pub erased_at: Timestamp,
     /// Until when: whatever was observed before would have ended by then.
     pub suppressed_until: Timestamp,

@@ -27,6 +27,13 @@ fn count(server: &Server, segment: &str) -> (u16, Value) {
     (status, body["count"].clone())
 }
 
+/// An instant by the ledger's clock.
+fn just_now(server: &Server) -> String {
+    send(server, put("/v1/segments/clock", "{}"));
+    let (_, clock) = send(server, get("/v1/segments/clock/count?max_staleness_ms=0"));
+    clock["as_of"].as_str().expect("an instant").to_owned()
+}
+
 fn pair(user: &str, segment: &str) -> String {
     json!({"user_id": user, "segment": segment}).to_string()
 }
@@ -35,7 +42,7 @@ fn pair(user: &str, segment: &str) -> String {
 fn a_user_is_taken_out_and_late_pairs_stay_out() {
     let server = server();
     send(&server, post("/v1/pairs", pair("a/b", "s")));
-    let late = json!({"user_id": "a/b", "segment": "s", "observed_at": jiff::Timestamp::now().to_string()}).to_string();
+    let late = json!({"user_id": "a/b", "segment": "s", "observed_at": just_now(&server)}).to_string();
     assert_eq!(
         send(&server, delete("/v1/segments/s/users/a%2Fb")),
         (200, json!({"status": "removed"}))
@@ -98,10 +105,7 @@ fn many_are_taken_out_and_a_bad_one_loses_no_good_one() {
     );
     assert_eq!(count(&server, "s"), (200, json!(1)));
     assert_eq!(count(&server, "none").0, 404);
-    assert_eq!(
-        send(&server, post("/v1/pairs:remove", "[]".to_owned())).1["received"],
-        0
-    );
+    assert_eq!(send(&server, post("/v1/pairs:remove", "[]")).1["received"], 0);
 }
 
 #[test]
@@ -109,10 +113,7 @@ fn a_segment_is_deleted_and_its_name_is_free() {
     let (server, _folder) = guarded();
     let with_token = |request: Request| request.header("authorization", "Bearer secret");
     send(&server, with_token(post("/v1/pairs", pair("1", "s"))));
-    send(
-        &server,
-        with_token(put("/v1/segments/s", r#"{"window_seconds": 600}"#.to_owned())),
-    );
+    send(&server, with_token(put("/v1/segments/s", r#"{"window_seconds": 600}"#)));
     assert_eq!(send(&server, with_token(delete("/v1/segments/s"))).0, 204);
     for path in ["/v1/segments/s", "/v1/segments/s/count"] {
         assert_eq!(send(&server, with_token(get(path))).0, 404, "{path}");
@@ -133,8 +134,12 @@ fn an_erasure_gives_a_receipt_without_the_users_name() {
     for segment in ["s", "t"] {
         send(&server, with_token(post("/v1/pairs", pair("somebody", segment))));
     }
-    let late =
-        json!({"user_id": "somebody", "segment": "s", "observed_at": jiff::Timestamp::now().to_string()}).to_string();
+    let (_, clock) = {
+        send(&server, with_token(put("/v1/segments/clock", "{}")));
+        send(&server, with_token(get("/v1/segments/clock/count?max_staleness_ms=0")))
+    };
+    let now = clock["as_of"].as_str().expect("an instant");
+    let late = json!({"user_id": "somebody", "segment": "s", "observed_at": now}).to_string();
     let (status, receipt) = send(&server, with_token(delete("/v1/users/somebody")));
     assert_eq!(status, 200, "{receipt}");
     assert_eq!((&receipt["memberships"], &receipt["history"]), (&json!(2), &json!(0)));
@@ -181,19 +186,8 @@ fn what_cannot_be_is_refused_by_name() {
                 "unknown-field",
             )
             .at("now"),
-            row(
-                "an object",
-                post("/v1/pairs:remove", "{}".to_owned()),
-                422,
-                "invalid-field",
-            )
-            .at(""),
-            row(
-                "broken JSON",
-                post("/v1/pairs:remove", "[{]".to_owned()),
-                400,
-                "malformed-json",
-            ),
+            row("an object", post("/v1/pairs:remove", "{}"), 422, "invalid-field").at(""),
+            row("broken JSON", post("/v1/pairs:remove", "[{]"), 400, "malformed-json"),
             row(
                 "nothing",
                 post("/v1/pairs:remove", String::new()),

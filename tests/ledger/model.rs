@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use segment_counter::counting::{Outcome, Pair, Refusal, Rules, Window, expires_at};
 use segment_counter::ledger::{Recording, RemovalOutcome};
+use serde::{Deserialize, Serialize};
 
-use crate::world::{after, pair};
+use crate::world::{SETTLE, after, pair};
 
 pub const SECOND: i64 = 1_000_000;
 
@@ -25,6 +26,15 @@ impl Member {
     }
 }
 
+/// What an erasure keeps out, both in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suppression {
+    /// What was observed no later.
+    pub at: i64,
+    /// Until then: by the longest window that was allowed at the time.
+    pub until: i64,
+}
+
 #[derive(Debug)]
 pub struct Model {
     pub rules: Rules,
@@ -32,8 +42,8 @@ pub struct Model {
     pub segments: BTreeMap<String, Option<Window>>,
     /// By (segment, user).
     pub members: BTreeMap<(String, String), Member>,
-    /// When users were erased, in microseconds.
-    pub erased: BTreeMap<String, i64>,
+    /// Users who were erased.
+    pub erased: BTreeMap<String, Suppression>,
 }
 
 impl Model {
@@ -94,7 +104,7 @@ impl Model {
         let not_after = |at: Option<i64>| at.is_some_and(|at| observed.is_some_and(|observed| observed <= at));
         if end <= now {
             Err((Outcome::Expired, Some(end)))
-        } else if not_after(self.erased.get(pair.user.as_str()).copied()) {
+        } else if not_after(self.suppressed(pair.user.as_str(), now)) {
             Err((Outcome::Erased, None))
         } else if not_after(self.members.get(&key(pair)).and_then(|member| member.removed)) {
             Err((Outcome::Removed, None))
@@ -124,7 +134,27 @@ impl Model {
     /// Erases a user.
     pub fn erase(&mut self, user: &str, now: i64) {
         self.members.retain(|(_, of), _| of != user);
-        self.erased.insert(user.to_owned(), now);
+        let until = now + self.rules.memory_micros() + SETTLE;
+        let erased = self
+            .erased
+            .entry(user.to_owned())
+            .or_insert(Suppression { at: now, until });
+        // What an erasure before keeps out stays out, also where the clock has stepped back.
+        erased.at = erased.at.max(now);
+        erased.until = erased.until.max(until);
+    }
+
+    /// What was observed no later than this is kept out by an erasure.
+    pub fn suppressed(&self, user: &str, now: i64) -> Option<i64> {
+        self.erased
+            .get(user)
+            .filter(|erased| erased.until > now)
+            .map(|erased| erased.at)
+    }
+
+    /// Forgets the erasures that a sweep forgets.
+    pub fn sweep(&mut self, now: i64) {
+        self.erased.retain(|_, erased| erased.until > now);
     }
 
     /// Deletes a segment; whether there was one.
@@ -163,13 +193,35 @@ pub fn answers(recorded: &[Recording]) -> Vec<(Outcome, Option<i64>)> {
 }
 
 /// A pair that is not bound to an instant yet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Fields", into = "Fields")]
 pub struct Sketch {
-    segment: u8,
-    user: u8,
+    pub segment: u8,
+    pub user: u8,
     /// Microseconds from now.
-    offset: Option<i64>,
-    ttl: Option<i64>,
+    pub offset: Option<i64>,
+    /// Seconds.
+    pub ttl: Option<i64>,
+}
+
+/// A sketch in short.
+type Fields = (u8, u8, Option<i64>, Option<i64>);
+
+impl From<Fields> for Sketch {
+    fn from((segment, user, offset, ttl): Fields) -> Self {
+        Self {
+            segment,
+            user,
+            offset,
+            ttl,
+        }
+    }
+}
+
+impl From<Sketch> for Fields {
+    fn from(sketch: Sketch) -> Self {
+        (sketch.segment, sketch.user, sketch.offset, sketch.ttl)
+    }
 }
 
 impl Sketch {

@@ -200,6 +200,22 @@ pub async fn rule_11_an_erased_user_is_nowhere_and_late_pairs_stay_out(world: Wo
     assert_eq!(place.suppressions().await, 0);
 }
 
+pub async fn rule_11_what_an_erasure_keeps_out_stays_out_after_another_on_a_clock_that_stepped_back(world: World) {
+    let clock = clock();
+    let place = world.place();
+    let ledger = place.ledger(&settings(3_600, 60, Some(&clock))).await;
+    clock.set(after(start(), 100 * SECOND));
+    let first = ledger.erase(&user("gone")).await.unwrap();
+    clock.set(start());
+    let second = ledger.erase(&user("gone")).await.unwrap();
+    assert_eq!(second.erased_at, first.erased_at);
+    assert_eq!(second.suppressed_until, first.suppressed_until);
+    let at = |micros| pair_at("s", "gone", after(start(), micros));
+    assert_eq!(outcome(&ledger, at(0)).await, Outcome::Erased);
+    assert_eq!(outcome(&ledger, at(100 * SECOND)).await, Outcome::Erased);
+    assert_eq!(outcome(&ledger, at(100 * SECOND + 1)).await, Outcome::Created);
+}
+
 pub async fn rule_11_an_erasure_waits_for_writers_and_leaves_nothing_behind_among_them(world: World) {
     let place = world.place();
     let settings = settings(3_600, 1, None);

@@ -32,33 +32,37 @@ pub struct World {
 /// A place in it where nothing stands yet; any number of ledgers may be opened there.
 pub struct Place {
     kind: Kind,
-    url: String,
-    schema: String,
-    file: PathBuf,
+    pub url: String,
+    pub schema: String,
+    pub file: PathBuf,
 }
 
 pub fn run<F: Future<Output = ()>>(kind: Kind, test: impl FnOnce(World) -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    runtime().block_on(async { test(World::new(kind).await).await });
+}
+
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .unwrap();
-    runtime.block_on(async {
+        .unwrap()
+}
+
+impl World {
+    pub async fn new(kind: Kind) -> Self {
         let url = match kind {
             Kind::Sqlite => String::new(),
             Kind::Postgres | Kind::Lanes => postgres::server().database().await,
         };
-        test(World {
+        Self {
             kind,
             url,
             folder: tempfile::tempdir().unwrap(),
             cases: AtomicU32::new(0),
-        })
-        .await;
-    });
-}
+        }
+    }
 
-impl World {
     pub fn place(&self) -> Place {
         let case = self.cases.fetch_add(1, Ordering::Relaxed);
         Place {
@@ -208,6 +212,9 @@ impl Place {
     }
 }
 
+/// How long the suite's memberships have ended before anything is cleared away, in microseconds.
+pub const SETTLE: i64 = 600_000_000;
+
 /// Where the suite's clock begins.
 pub fn start() -> Timestamp {
     "2026-03-31T22:59:59.5Z".parse().unwrap()
@@ -225,7 +232,7 @@ pub fn settings(window: i64, resolution: i64, clock: Option<&TestClock>) -> Sett
     .unwrap();
     Settings {
         rules,
-        settle: Duration::from_secs(600),
+        settle: Duration::from_micros(SETTLE.unsigned_abs()),
         clock: clock.cloned(),
         ..Settings::default()
     }

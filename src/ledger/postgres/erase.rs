@@ -12,12 +12,19 @@ use super::{PostgresLedger, timestamp};
 use crate::counting::{SegmentId, UserId};
 use crate::ledger::{Erasure, LedgerError};
 
+/// `$1` user. When the user was erased before: an erasure on a clock that has stepped back since must not let in what that one keeps out.
+const BEFORE: &str = r#"
+SELECT s.erased_at FROM "{base}".suppression s, "{base}".suppression_key k
+ WHERE s.user_hash = sha256(k.key || convert_to($1, 'UTF8')) FOR UPDATE OF s
+"#;
+
 /// `$1` clock, `$2` user, `$3` how long the suppression lasts (µs). Nothing of the user is recorded from here on.
 const SUPPRESS: &str = r#"
 INSERT INTO "{base}".suppression AS s (user_hash, receipt, erased_at, suppressed_until)
 SELECT sha256(k.key || convert_to($2, 'UTF8')), gen_random_uuid(), NULL, coalesce($1, clock_timestamp()) + $3 * interval '1 microsecond'
   FROM "{base}".suppression_key k
-ON CONFLICT (user_hash) DO UPDATE SET receipt = EXCLUDED.receipt, erased_at = NULL, suppressed_until = EXCLUDED.suppressed_until
+ON CONFLICT (user_hash) DO UPDATE SET receipt = EXCLUDED.receipt, erased_at = NULL,
+  suppressed_until = greatest(s.suppressed_until, EXCLUDED.suppressed_until)
 RETURNING receipt::text
 "#;
 
@@ -52,10 +59,11 @@ SELECT count(*), coalesce(array_agg(g.segment_id ORDER BY g.segment_id) FILTER (
   FROM gone g, instant i
 "#;
 
-/// `$1` clock, `$2` user, `$3` receipt, `$4` and `$5` what was deleted, `$6` how long the suppression lasts (µs).
+/// `$1` clock, `$2` user, `$3` receipt, `$4` and `$5` what was deleted, `$6` how long the suppression lasts (µs), `$7` the erasure before.
 const FINISH: &str = r#"
 UPDATE "{base}".suppression s
-   SET erased_at = c.now, suppressed_until = c.now + $6 * interval '1 microsecond', memberships = s.memberships + $4, history = s.history + $5
+   SET erased_at = greatest(c.now, $7), suppressed_until = greatest(s.suppressed_until, c.now + $6 * interval '1 microsecond'),
+       memberships = s.memberships + $4, history = s.history + $5
   FROM (SELECT coalesce($1, clock_timestamp()) AS now) c, "{base}".suppression_key k
  WHERE s.user_hash = sha256(k.key || convert_to($2, 'UTF8')) AND s.receipt = $3::uuid
 RETURNING (extract(epoch FROM s.erased_at) * 1000000)::bigint, (extract(epoch FROM s.suppressed_until) * 1000000)::bigint
@@ -69,16 +77,18 @@ const PATIENCE: Duration = Duration::from_secs(45);
 impl PostgresLedger {
     pub(super) async fn erase_user(&self, user: &UserId) -> Result<Erasure, LedgerError> {
         let keep = self.settings.rules.memory_micros() + self.settle_micros();
+        let looking_back = sqlx::query_scalar(self.sql(BEFORE)).bind(user.as_str());
         let suppressing = sqlx::query_scalar(self.sql(SUPPRESS))
             .bind(self.clock())
             .bind(user.as_str())
             .bind(keep);
-        let receipt: String = over!(self, ANSWER, session => async {
+        let (before, receipt): (Option<Option<jiff_sqlx::Timestamp>>, String) = over!(self, ANSWER, session => async {
             let mut transaction = session.begin().await?;
+            let before = looking_back.fetch_optional(&mut *transaction).await?;
             let receipt = suppressing.fetch_one(&mut *transaction).await?;
             self.raise_epoch(&mut transaction).await?;
             transaction.commit().await?;
-            Ok::<_, LedgerError>(receipt)
+            Ok::<_, LedgerError>((before, receipt))
         })?;
         let lanes = self.all_lanes().await?;
         // A segment must not change its lane between one lane's part of this and another's.
@@ -101,7 +111,8 @@ impl PostgresLedger {
             .bind(&receipt)
             .bind(memberships)
             .bind(history)
-            .bind(keep);
+            .bind(keep)
+            .bind(before.flatten());
         let finished: Option<(i64, i64)> = over!(self, ANSWER, session => finishing.fetch_optional(&mut *session))?;
         let Some((erased_at, suppressed_until)) = finished else {
             return Err(LedgerError::Timeout(

@@ -82,6 +82,13 @@ impl SqliteLedger {
         }
     }
 
+    /// Connections to the database itself: the conformance suite sees the rows of one in memory, which nobody else reaches.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn pool_for_conformance(&self) -> SqlitePool {
+        self.readers.clone()
+    }
+
     fn clock(&self) -> Option<i64> {
         self.settings.clock.as_ref().map(super::TestClock::micros)
     }

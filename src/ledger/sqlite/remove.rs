@@ -148,11 +148,13 @@ impl SqliteLedger {
         let history = i64::try_from(history).unwrap_or(i64::MAX);
         let receipt = hex::encode(rand::random::<[u8; 16]>());
         let key = key(&mut transaction).await?;
-        sqlx::query(
+        // On a clock that has stepped back, what an erasure before keeps out stays out.
+        let (erased_at, suppressed_until): (i64, i64) = sqlx::query_as(
             "INSERT INTO suppression (user_hash, receipt, erased_at, suppressed_until, memberships, history) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (user_hash) DO UPDATE SET receipt = excluded.receipt, erased_at = excluded.erased_at,
-               suppressed_until = excluded.suppressed_until, memberships = suppression.memberships + excluded.memberships,
-               history = suppression.history + excluded.history",
+             ON CONFLICT (user_hash) DO UPDATE SET receipt = excluded.receipt, erased_at = max(suppression.erased_at, excluded.erased_at),
+               suppressed_until = max(suppression.suppressed_until, excluded.suppressed_until),
+               memberships = suppression.memberships + excluded.memberships, history = suppression.history + excluded.history
+             RETURNING erased_at, suppressed_until",
         )
         .bind(hash(&key, user))
         .bind(&receipt)
@@ -160,13 +162,13 @@ impl SqliteLedger {
         .bind(suppressed_until)
         .bind(memberships)
         .bind(history)
-        .execute(&mut *transaction)
+        .fetch_one(&mut *transaction)
         .await?;
         raise_epoch(&mut transaction).await?;
         transaction.commit().await?;
         Ok(Erasure {
             receipt,
-            erased_at: timestamp(now)?,
+            erased_at: timestamp(erased_at)?,
             suppressed_until: timestamp(suppressed_until)?,
             memberships,
             history,

@@ -1,0 +1,329 @@
+//! Judges a phase: what stands afterwards must be what some order of its calls leads to. The model goes on from there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use segment_counter::counting::{Outcome, Pair, Refusal, Window, expires_at, is_too_far_ahead};
+use segment_counter::ledger::{Recording, RemovalOutcome};
+
+use super::linear::{Act, Call, KeptOut, State, endings};
+use super::phase::{Done, Log};
+use super::site::{Key, Stand};
+use super::steps::On;
+use super::truth::{Horizon, agrees};
+use crate::model::{Member, Model};
+
+/// What phases showed, for the figures at the end: a suite in which nothing ever met would prove nothing.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub calls: usize,
+    pub pairs: usize,
+    /// How often each outcome came out of a phase.
+    pub outcomes: BTreeMap<String, usize>,
+    /// How many memberships might have ended in more than one way.
+    pub open: usize,
+}
+
+/// A pair, what became of it, and when it may have ended.
+type Recorded<'a> = (&'a Pair, &'a Recording, Vec<i64>);
+
+struct Judge<'a> {
+    on: On,
+    now: i64,
+    model: &'a Model,
+    logs: &'a [Log],
+    calls: BTreeMap<Key, Vec<Call>>,
+}
+
+/// `logs`: in the order of their begins.
+pub fn judge(
+    on: On,
+    logs: &[Log],
+    model: &mut Model,
+    stand: &Stand,
+    horizon: Horizon,
+    seen: &mut Seen,
+) -> Result<(), String> {
+    let mut judge = Judge {
+        on,
+        now: horizon.now,
+        model,
+        logs,
+        calls: BTreeMap::new(),
+    };
+    let mut erased = BTreeSet::new();
+    for log in logs {
+        seen.calls += 1;
+        match &log.done {
+            Done::Recorded(pairs, recorded) => {
+                seen.pairs += pairs.len();
+                for one in recorded {
+                    *seen.outcomes.entry(format!("{:?}", one.outcome)).or_default() += 1;
+                }
+                judge.recorded(log, pairs, recorded)?;
+            }
+            Done::Removed(members, outcomes) => {
+                for outcome in outcomes {
+                    *seen.outcomes.entry(format!("removal {outcome:?}")).or_default() += 1;
+                }
+                judge.removed(log, members, outcomes)?;
+            }
+            Done::Erased(user) => drop(erased.insert(user.clone())),
+            Done::Put(..) | Done::Archived | Done::Swept | Done::Recounted => {}
+        }
+    }
+    let found = judge.endings(stand, horizon, seen)?;
+    for log in logs {
+        match &log.done {
+            Done::Recorded(pairs, _) => {
+                for pair in pairs.iter().filter(|pair| !ahead(pair, horizon.now)) {
+                    model.segments.entry(pair.segment.as_str().to_owned()).or_default();
+                }
+            }
+            Done::Put(segment, window) => drop(model.segments.insert(segment.clone(), window.map(seconds))),
+            Done::Swept => model.sweep(horizon.now),
+            _ => {}
+        }
+    }
+    for user in erased {
+        model.erase(&user, horizon.now);
+    }
+    model.members = found;
+    Ok(())
+}
+
+fn seconds(seconds: i64) -> Window {
+    Window::from_seconds(seconds).unwrap()
+}
+
+fn ahead(pair: &Pair, now: i64) -> bool {
+    pair.observed_micros().is_some_and(|at| is_too_far_ahead(at, now))
+}
+
+impl Judge<'_> {
+    fn note(&mut self, key: Key, log: &Log, act: Act) {
+        let (begin, end) = (log.begin, log.end);
+        self.calls.entry(key).or_default().push(Call { begin, end, act });
+    }
+
+    /// The ends that a pair may have had: by every window of its segment that may have held during the call.
+    fn ends(&self, pair: &Pair, log: &Log) -> Vec<i64> {
+        let segment = pair.segment.as_str();
+        let mut windows = vec![(0, 0, self.model.segments.get(segment).copied().flatten())];
+        for put in self.logs {
+            if let Done::Put(of, window) = &put.done
+                && of == segment
+            {
+                windows.push((put.begin, put.end, window.map(seconds)));
+            }
+        }
+        let replaced_at = windows.iter().skip(1).map(|(_, end, _)| *end).chain([u64::MAX]);
+        let held = windows.iter().zip(replaced_at);
+        held.filter(|((begin, ..), replaced)| *begin <= log.end && *replaced > log.begin)
+            .map(|((.., own), _)| {
+                let window = pair.ttl.or(*own).unwrap_or(self.model.rules.window());
+                let window = window.min(self.model.rules.max_ttl());
+                expires_at(
+                    pair.observed_micros().unwrap_or(self.now),
+                    window,
+                    self.model.rules.resolution(),
+                )
+            })
+            .collect()
+    }
+
+    fn recorded(&mut self, log: &Log, pairs: &[Pair], recorded: &[Recording]) -> Result<(), String> {
+        let mut together: BTreeMap<Key, Vec<Recorded<'_>>> = BTreeMap::new();
+        for (pair, one) in pairs.iter().zip(recorded) {
+            let ends = self.ends(pair, log);
+            let at = one.expires_at.map(|at| at.as_microsecond());
+            let fits = match one.outcome {
+                Outcome::Refused(Refusal::ObservedInFuture) => ahead(pair, self.now) && at.is_none(),
+                _ if ahead(pair, self.now) => false,
+                Outcome::Refused(Refusal::SegmentLimit) => false,
+                Outcome::Expired => at.is_some_and(|at| at <= self.now && ends.contains(&at)),
+                Outcome::Created | Outcome::Renewed => at.is_some_and(|at| at > self.now && ends.contains(&at)),
+                Outcome::Unchanged => at.is_some_and(|at| ends.iter().any(|end| *end > self.now && *end <= at)),
+                Outcome::Removed | Outcome::Erased => at.is_none() && ends.iter().any(|end| *end > self.now),
+            };
+            if !fits {
+                return Err(format!(
+                    "{pair:?} may end at {ends:?} and became {one:?} at {}",
+                    self.now
+                ));
+            }
+            let key = (pair.segment.as_str().to_owned(), pair.user.as_str().to_owned());
+            together.entry(key).or_default().push((pair, one, ends));
+        }
+        for (key, group) in together {
+            for act in self.acts(&group).map_err(|why| format!("{key:?}: {why}"))? {
+                self.note(key.clone(), log, act);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the pairs of one (segment, user) in one batch did: those that were recorded count as one.
+    fn acts(&self, group: &[Recorded<'_>]) -> Result<Vec<Act>, String> {
+        let observed = |outcome: Outcome| {
+            let of = group.iter().filter(move |(_, one, _)| one.outcome == outcome);
+            of.map(|(pair, ..)| pair.observed_micros())
+        };
+        let mut acts = Vec::new();
+        let beaten: Option<Vec<i64>> = observed(Outcome::Removed).collect();
+        match beaten {
+            None => return Err(format!("a removal beat a pair of now: {group:?}")),
+            Some(beaten) => {
+                if let (Some(&earliest), Some(&latest)) = (beaten.iter().min(), beaten.iter().max()) {
+                    acts.push(Act::Beaten { earliest, latest });
+                }
+            }
+        }
+        let kept_out: Vec<Option<i64>> = observed(Outcome::Erased).collect();
+        if !kept_out.is_empty() {
+            let latest = kept_out.into_iter().collect::<Option<Vec<i64>>>();
+            let latest = latest.and_then(|all| all.into_iter().max());
+            acts.push(Act::KeptOut { latest });
+        }
+
+        let counted = |outcome| matches!(outcome, Outcome::Created | Outcome::Renewed | Outcome::Unchanged);
+        let group: Vec<_> = group.iter().filter(|(_, one, _)| counted(one.outcome)).collect();
+        let Some((_, first, _)) = group.first() else {
+            return Ok(acts);
+        };
+        let end = first.expires_at.unwrap().as_microsecond();
+        if group.iter().any(|(_, one, _)| one.expires_at != first.expires_at) {
+            return Err(format!("pairs of one batch differ in what stands: {group:?}"));
+        }
+        let moved: Vec<usize> = (0..group.len())
+            .filter(|index| group[*index].1.outcome != Outcome::Unchanged)
+            .collect();
+        let earliest = group.iter().filter_map(|(pair, ..)| pair.observed_micros()).min();
+        match moved[..] {
+            [] => acts.push(Act::Stands {
+                end,
+                observed: earliest,
+            }),
+            [best] => {
+                // The one that ends last, of those the first.
+                let fits = |(index, (_, _, ends)): (usize, &&Recorded<'_>)| match index {
+                    _ if index == best => ends.contains(&end),
+                    _ if index < best => ends.iter().any(|other| *other < end),
+                    _ => ends.iter().any(|other| *other <= end),
+                };
+                if !group.iter().enumerate().all(fits) {
+                    return Err(format!("it is not the last to end that was written: {group:?}"));
+                }
+                // On PostgreSQL a removal that the snapshot did not see is weighed against the pair that is written, not against the others.
+                let observed = match self.on {
+                    On::Postgres => group[best].0.observed_micros(),
+                    On::Memory | On::File => earliest,
+                };
+                let created = group[best].1.outcome == Outcome::Created;
+                acts.push(Act::Written { created, end, observed });
+            }
+            _ => return Err(format!("one batch moved one end twice: {group:?}")),
+        }
+        Ok(acts)
+    }
+
+    fn removed(&mut self, log: &Log, members: &[Key], outcomes: &[RemovalOutcome]) -> Result<(), String> {
+        let mut answered: BTreeMap<&Key, RemovalOutcome> = BTreeMap::new();
+        for (member, outcome) in members.iter().zip(outcomes) {
+            if *answered.entry(member).or_insert(*outcome) != *outcome {
+                return Err(format!(
+                    "{member:?} was removed twice at once, with two outcomes: {log:?}"
+                ));
+            }
+        }
+        for (member, outcome) in answered {
+            let stood = self.model.segments.contains_key(&member.0);
+            let makers: Vec<&Log> = self
+                .logs
+                .iter()
+                .filter(|other| makes(other, &member.0, self.now))
+                .collect();
+            let fits = match outcome {
+                RemovalOutcome::NoSegment => !stood && makers.iter().all(|maker| maker.end > log.begin),
+                _ => stood || makers.iter().any(|maker| maker.begin < log.end),
+            };
+            if !fits {
+                return Err(format!("{member:?} was {outcome:?} by {log:?}"));
+            }
+            if outcome != RemovalOutcome::NoSegment {
+                let was_in = outcome == RemovalOutcome::Removed;
+                self.note(member.clone(), log, Act::Removed { was_in });
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what stands with what may, and gives back the model's members as they stand.
+    fn endings(&self, stand: &Stand, horizon: Horizon, seen: &mut Seen) -> Result<BTreeMap<Key, Member>, String> {
+        let keys: BTreeSet<&Key> = self
+            .model
+            .members
+            .keys()
+            .chain(self.calls.keys())
+            .chain(stand.rows.keys())
+            .collect();
+        let mut found = BTreeMap::new();
+        for key in keys {
+            let before = self.model.members.get(key).copied().unwrap_or_default();
+            let start = State {
+                end: before.end,
+                removed: before.removed,
+                kept_out: match self.model.suppressed(&key.1, self.now) {
+                    None => KeptOut::None,
+                    Some(at) => KeptOut::Until(at),
+                },
+            };
+            let mut calls = self.calls.get(key).cloned().unwrap_or_default();
+            for log in self.logs {
+                if matches!(&log.done, Done::Erased(user) if *user == key.1) {
+                    let acts: &[Act] = match self.on {
+                        On::Postgres => &[Act::ErasureBegins, Act::ErasureEnds],
+                        On::Memory | On::File => &[Act::Erased],
+                    };
+                    let (begin, end) = (log.begin, log.end);
+                    calls.extend(acts.iter().map(|&act| Call { begin, end, act }));
+                }
+            }
+            let endings = endings(start, &calls, self.now);
+            seen.open += usize::from(endings.len() > 1);
+            let row = stand.rows.get(key).copied();
+            let actual = endings
+                .iter()
+                .map(|state| Member {
+                    end: state.end,
+                    removed: state.removed,
+                })
+                .find(|member| agrees(*member, row, horizon));
+            let Some(actual) = actual else {
+                let calls: Vec<String> = calls.iter().map(|call| format!("{call:?}")).collect();
+                return Err(format!(
+                    "{key:?} at {}: from {start:?} the calls\n  {}\nmay lead to {endings:?}, and {row:?} (end, removed) stands",
+                    self.now,
+                    calls.join("\n  ")
+                ));
+            };
+            let removed = actual
+                .removed
+                .filter(|_| row.is_some_and(|(_, removed)| removed.is_some()));
+            if actual.end.is_some() || removed.is_some() {
+                found.insert(key.clone(), Member { removed, ..actual });
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a call makes a segment where it is absent.
+fn makes(log: &Log, segment: &str, now: i64) -> bool {
+    match &log.done {
+        Done::Recorded(pairs, _) => pairs
+            .iter()
+            .any(|pair| pair.segment.as_str() == segment && !ahead(pair, now)),
+        Done::Put(put, _) => put == segment,
+        _ => false,
+    }
+}

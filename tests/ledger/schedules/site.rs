@@ -1,0 +1,228 @@
+//! Where schedules are run: any number of ledgers at one place, and what stands there behind their backs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use segment_counter::ledger::{Ledger, SharedLedger, SqliteLedger, TestClock, open};
+use sqlx::postgres::{PgPoolOptions, PgRow};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, FromRow, PgPool, Postgres, SqlitePool, Transaction};
+
+use super::steps::{Member, On, rules};
+use crate::world::{Place, World, clock, settings, start};
+
+/// How long a row is held.
+const HELD: Duration = Duration::from_millis(15);
+
+pub type Key = (String, String);
+
+pub struct Site {
+    pub on: On,
+    pub clock: TestClock,
+    /// None: in memory.
+    place: Option<Place>,
+    memory: Option<SharedLedger>,
+    behind: Behind,
+    rules: u8,
+    /// By rules and number.
+    ledgers: BTreeMap<(u8, usize), SharedLedger>,
+}
+
+/// Connections that no ledger knows of.
+enum Behind {
+    Sqlite(SqlitePool),
+    Postgres { pool: PgPool, base: String, lane: String },
+}
+
+/// What stands, of the segments that exist. Instants in microseconds.
+#[derive(Debug, Default)]
+pub struct Stand {
+    /// With their own windows, in seconds.
+    pub segments: BTreeMap<String, Option<i64>>,
+    /// When the membership ends, and when it was removed.
+    pub rows: BTreeMap<Key, (i64, Option<i64>)>,
+    pub buckets: BTreeMap<(String, i64), i64>,
+    pub spans: BTreeMap<(String, i64), i64>,
+}
+
+impl Site {
+    /// A place where nothing stands.
+    pub async fn new(on: On, world: &World, number: u8) -> Self {
+        let clock = clock();
+        let mut site_settings = settings(600, 60, Some(&clock));
+        site_settings.rules = rules(number);
+        let (mut place, mut memory) = (None, None);
+        let behind = if on == On::Memory {
+            let ledger = SqliteLedger::open(None, site_settings);
+            let behind = Behind::Sqlite(ledger.pool_for_conformance());
+            ledger.migrate().await.unwrap();
+            let ledger: SharedLedger = Arc::new(ledger);
+            memory = Some(ledger);
+            behind
+        } else {
+            let here = place.insert(world.place());
+            here.ledger(&site_settings).await.close().await;
+            if on == On::File {
+                let url = format!("sqlite://{}", here.file.display());
+                Behind::Sqlite(SqlitePool::connect(&url).await.unwrap())
+            } else {
+                let pool = PgPoolOptions::new()
+                    .max_connections(2)
+                    .connect(&here.url)
+                    .await
+                    .unwrap();
+                let (base, lane) = (here.schema.clone(), format!("{}_lane_0", here.schema));
+                Behind::Postgres { pool, base, lane }
+            }
+        };
+        Self {
+            on,
+            clock,
+            place,
+            memory,
+            behind,
+            rules: number,
+            ledgers: BTreeMap::new(),
+        }
+    }
+
+    /// Makes the place as it was when nothing stood, for the next schedule: a new one costs PostgreSQL half a second. The ledgers stay open, and
+    /// hold numbers of segments that are gone.
+    pub async fn clear(&mut self, rules: u8) {
+        let Behind::Postgres { pool, .. } = &self.behind else {
+            panic!("a place on {:?} is made anew", self.on);
+        };
+        let sql = "DELETE FROM {lane}.membership; DELETE FROM {lane}.segment_bucket; DELETE FROM {lane}.segment_span;
+                   DELETE FROM {lane}.membership_history; DELETE FROM {base}.segment_history; DELETE FROM {base}.segment;
+                   DELETE FROM {base}.segment_deleted; DELETE FROM {base}.suppression;";
+        sqlx::raw_sql(AssertSqlSafe(self.fill(sql)))
+            .execute(pool)
+            .await
+            .unwrap();
+        self.clock.set(start());
+        self.rules = rules;
+    }
+
+    /// The ledger of this number by the rules of now, opened where it is not open yet.
+    pub fn ledger(&mut self, number: usize) -> SharedLedger {
+        if let Some(ledger) = &self.memory {
+            return ledger.clone();
+        }
+        let here = self.place.as_ref().unwrap();
+        let opened = self.ledgers.entry((self.rules, number)).or_insert_with(|| {
+            let mut settings = settings(600, 60, Some(&self.clock));
+            settings.rules = rules(self.rules);
+            open(&here.location(), settings).unwrap()
+        });
+        opened.clone()
+    }
+
+    /// From here on by these rules, by a ledger that remembers nothing.
+    pub async fn reopen(&mut self, rules: u8) {
+        self.rules = rules;
+        if let Some(before) = self.ledgers.remove(&(rules, 0)) {
+            before.close().await;
+        }
+    }
+
+    pub async fn close(self) {
+        for ledger in self.ledgers.into_values().chain(self.memory) {
+            ledger.close().await;
+        }
+        match self.behind {
+            Behind::Sqlite(pool) => pool.close().await,
+            Behind::Postgres { pool, .. } => pool.close().await,
+        }
+    }
+
+    fn fill(&self, sql: &str) -> String {
+        match &self.behind {
+            Behind::Sqlite(_) => sql.replace("{base}.", "").replace("{lane}.", ""),
+            Behind::Postgres { base, lane, .. } => sql.replace("{base}", base).replace("{lane}", lane),
+        }
+    }
+
+    /// Rows by a statement in which `«x»` stands for an instant of a column in microseconds.
+    async fn fetch<T>(&self, sql: &str) -> Vec<T>
+    where
+        T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        let sql = self.fill(sql);
+        match &self.behind {
+            Behind::Sqlite(pool) => {
+                let sql = AssertSqlSafe(sql.replace(['«', '»'], ""));
+                sqlx::query_as(sql).fetch_all(pool).await.unwrap()
+            }
+            Behind::Postgres { pool, .. } => {
+                let sql = sql
+                    .replace('«', "(extract(epoch FROM ")
+                    .replace('»', ") * 1000000)::bigint");
+                sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap()
+            }
+        }
+    }
+
+    pub async fn stand(&self) -> Stand {
+        let segments = self.fetch("SELECT name, window_seconds FROM {base}.segment").await;
+        let rows: Vec<(String, String, i64, Option<i64>)> = self
+            .fetch(
+                "SELECT s.name, m.user_id, «m.expires_at», «m.removed_at»
+                   FROM {lane}.membership m JOIN {base}.segment s ON s.id = m.segment_id",
+            )
+            .await;
+        let counters = async |table: &str, ends: &str| -> BTreeMap<(String, i64), i64> {
+            let sql = format!(
+                "SELECT s.name, «c.{ends}», c.members FROM {{lane}}.{table} c JOIN {{base}}.segment s ON s.id = c.segment_id"
+            );
+            let rows: Vec<(String, i64, i64)> = self.fetch(&sql).await;
+            rows.into_iter()
+                .map(|(segment, end, members)| ((segment, end), members))
+                .collect()
+        };
+        Stand {
+            segments: segments.into_iter().collect(),
+            rows: rows
+                .into_iter()
+                .map(|(segment, user, end, removed)| ((segment, user), (end, removed)))
+                .collect(),
+            buckets: counters("segment_bucket", "expires_at").await,
+            spans: counters("segment_span", "span_end").await,
+        }
+    }
+
+    /// Whether anything of a user is left, also of deleted segments.
+    pub async fn mentions(&self, user: &str) -> bool {
+        let sql = format!(
+            "SELECT (SELECT count(*) FROM {{lane}}.membership WHERE user_id = '{user}')
+                  + (SELECT count(*) FROM {{lane}}.membership_history WHERE user_id = '{user}')"
+        );
+        self.fetch::<(i64,)>(&sql).await != [(0,)]
+    }
+
+    /// Holds a row (or, where there is none, its place) as a slow client would; let it go with [`let_go`].
+    pub async fn hold(&self, (segment, user): Member) -> Option<Transaction<'static, Postgres>> {
+        let Behind::Postgres { pool, .. } = &self.behind else {
+            return None;
+        };
+        let mut transaction = pool.begin().await.unwrap();
+        let sql = self.fill(
+            "INSERT INTO {lane}.membership AS m (segment_id, user_id, expires_at)
+             SELECT id, $2, timestamptz 'epoch' FROM {base}.segment WHERE name = $1
+             ON CONFLICT (segment_id, user_id) DO UPDATE SET prev_expires_at = m.prev_expires_at",
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(format!("s{segment}"))
+            .bind(format!("u{user}"))
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
+        Some(transaction)
+    }
+}
+
+/// Lets a row go as it was, a while later.
+pub async fn let_go(held: Transaction<'static, Postgres>) {
+    tokio::time::sleep(HELD).await;
+    held.rollback().await.unwrap();
+}
