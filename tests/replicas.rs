@@ -11,6 +11,8 @@
 mod cold;
 #[path = "replicas/edge.rs"]
 mod edge;
+#[path = "replicas/removals.rs"]
+mod removals;
 #[path = "replicas/staleness.rs"]
 mod staleness;
 mod support;

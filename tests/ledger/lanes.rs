@@ -76,6 +76,7 @@ fn a_move_says_why_it_cannot_be() {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a figure for who runs it")]
 fn a_segment_moves_while_it_is_written_removed_from_erased_from_archived_and_counted() {
     crate::world::run(Kind::Lanes, async |world: World| {
         let place = world.place();
@@ -173,7 +174,7 @@ fn a_segment_moves_while_it_is_written_removed_from_erased_from_archived_and_cou
         while let Some(task) = tasks.join_next().await {
             longest = longest.max(task.unwrap());
         }
-        println!("the longest that a batch took: {longest:?}");
+        eprintln!("the longest that a batch took: {longest:?}");
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(count(&shared, "s").await, 2_000 + created.load(Ordering::SeqCst));
         assert_eq!(drift(&shared).await, 0);

