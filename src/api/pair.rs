@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::json;
@@ -65,12 +65,52 @@ pub(crate) fn window(field: &'static str, seconds: i64, rules: &Rules) -> Result
 }
 
 fn instant(text: &str) -> Result<Timestamp, Problem> {
-    text.parse().map_err(|_| {
+    parse_instant(text).ok_or_else(|| {
         Problem::invalid(
             "observed_at",
             "is not an RFC 3339 instant with its offset before the end of the year 9999, such as 2026-01-31T12:00:00Z",
         )
     })
+}
+
+fn parse_instant(text: &str) -> Option<Timestamp> {
+    if !has_form_of_rfc3339(text.as_bytes()) {
+        return None;
+    }
+    let at: Timestamp = text.parse().ok()?;
+    // The parser takes a leap second for the one before it, and the user would leave that much early.
+    match text.get(17..19) {
+        Some("60") => at.checked_add(SignedDuration::from_secs(1)).ok(),
+        _ => Some(at),
+    }
+}
+
+/// Whether `text` is written as RFC 3339 has it. The parser takes more: times without minutes, weeks, zones in brackets whose meaning it drops.
+fn has_form_of_rfc3339(text: &[u8]) -> bool {
+    let Some((instant, rest)) = text.split_at_checked(19) else {
+        return false;
+    };
+    let fits = |byte: &u8, form: u8| match form {
+        b'0' => byte.is_ascii_digit(),
+        b'T' => matches!(byte, b'T' | b't' | b' '),
+        mark => *byte == mark,
+    };
+    let has_form = |bytes: &[u8], form: &[u8]| {
+        bytes.len() == form.len() && bytes.iter().zip(form).all(|(byte, form)| fits(byte, *form))
+    };
+    let offset = match rest.strip_prefix(b".") {
+        Some(fraction) => {
+            let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            &fraction[digits..]
+        }
+        None => rest,
+    };
+    has_form(instant, b"0000-00-00T00:00:00")
+        && match offset {
+            [b'Z' | b'z'] => true,
+            [b'+' | b'-', offset @ ..] => has_form(offset, b"00:00") && offset < b"24".as_slice(),
+            _ => false,
+        }
 }
 
 /// What a pair did.
@@ -120,5 +160,47 @@ impl TryFrom<Recording> for PairRecorded {
             expires_at: recording.expires_at,
             reason,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instant_is_written_as_rfc_3339_has_it() {
+        for good in [
+            "2026-01-31T12:00:00Z",
+            "2026-01-31t12:00:00.5z",
+            "2026-01-31 12:00:00.123456789+23:59",
+            "0000-01-01T00:00:00-00:00",
+        ] {
+            assert!(parse_instant(good).is_some(), "{good}");
+        }
+        for bad in [
+            "",
+            "2026-01-31T12Z",
+            "2026-01-31T12:00Z",
+            "20260131T120000Z",
+            "2026-W05-6T12:00:00Z",
+            "2026-01-31T12:00:00",
+            "2026-01-31T12:00:00.Z",
+            "2026-01-31T12:00:00,5Z",
+            "2026-01-31T12:00:00+01",
+            "2026-01-31T12:00:00+24:00",
+            "2026-01-31T12:00:00+01:00:30",
+            "2026-01-31T12:00:00Z[Europe/Berlin]",
+            "+002026-01-31T12:00:00Z",
+            "2026-01-31T12:00:00Zé",
+        ] {
+            assert!(parse_instant(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_leap_second_is_not_cut_off() {
+        let at = |text| parse_instant(text).unwrap();
+        assert_eq!(at("1990-12-31T23:59:60Z"), at("1991-01-01T00:00:00Z"));
+        assert_eq!(at("1990-12-31T15:59:60.25-08:00"), at("1991-01-01T00:00:00.25Z"));
     }
 }
