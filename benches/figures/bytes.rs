@@ -2,6 +2,7 @@
 //! what a segment takes in Redis.
 
 use std::fmt::Write as _;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use crate::harness::ledger::{ask, create_segments};
 use crate::harness::program::{self, Program};
@@ -22,8 +23,12 @@ pub async fn in_postgres(plan: &Plan) -> Vec<Row> {
         program::run("migrate", &database);
         create_segments(&database).await;
         let service = Program::service(&database, None);
-        let users = ids(plan.rows as usize, bytes);
-        send(&service, &users, 1_209_600).await;
+        let mut members: Vec<(usize, String)> = ids(plan.rows as usize, bytes)
+            .into_iter()
+            .enumerate()
+            .map(|(n, user)| (n % SEGMENTS, user))
+            .collect();
+        send(&service, &members, 1_209_600).await;
         execute(
             &database,
             "CREATE TABLE fresh (segment_id bigint NOT NULL, expires_at timestamptz NOT NULL, user_id text COLLATE \"C\" NOT NULL,
@@ -31,7 +36,11 @@ pub async fn in_postgres(plan: &Plan) -> Vec<Row> {
              INSERT INTO fresh SELECT segment_id, expires_at, user_id FROM segment_counter_lane_0.membership",
         )
         .await;
-        send(&service, &users, 1_209_600 + 3_600).await;
+        // In an order of their own, as users come back: not page by page as they were written.
+        members.sort_by_cached_key(|(segment, user)| {
+            BuildHasherDefault::<DefaultHasher>::default().hash_one((user, segment))
+        });
+        send(&service, &members, 1_209_600 + 3_600).await;
         let (renewed, ours, theirs): (i64, i64, i64) = ask(
             &database,
             "SELECT (SELECT count(*) FROM segment_counter_lane_0.membership WHERE prev_expires_at IS NOT NULL),
@@ -86,10 +95,9 @@ fn ids(count: usize, bytes: usize) -> Vec<String> {
         .collect()
 }
 
-async fn send(service: &Program, users: &[String], ttl: u32) {
+async fn send(service: &Program, members: &[(usize, String)], ttl: u32) {
     let mut text = String::new();
-    for (n, user) in users.iter().enumerate() {
-        let segment = n % SEGMENTS;
+    for (segment, user) in members {
         writeln!(
             text,
             r#"{{"user_id":"{user}","segment":"segment-{segment}","ttl_seconds":{ttl}}}"#
@@ -97,7 +105,7 @@ async fn send(service: &Program, users: &[String], ttl: u32) {
         .unwrap();
     }
     let status = if ttl == 1_209_600 { "created" } else { "renewed" };
-    streams::send(&service.url, &[text.into()], None, status, users.len()).await;
+    streams::send(&service.url, &[text.into()], None, status, members.len()).await;
 }
 
 pub async fn in_redis(_: &Plan) -> Vec<Row> {

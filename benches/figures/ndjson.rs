@@ -64,7 +64,8 @@ async fn measure(plan: &Plan, clients: &[Pairs], gzip: bool) -> [Rates; 3] {
     let plain: Vec<_> = clients.iter().map(Pairs::ndjson).collect();
     let gzipped: Vec<_> = plain.iter().map(|body| streams::gzip(body)).collect();
     let options = PostgresOptions::new(theirs.parse().unwrap(), "segment_counter", 1).unwrap();
-    let (statement, session) = recording_for_bench(&options, &Settings::default());
+    let repeats = clients[0].new < clients[0].len();
+    let (statement, session) = recording_for_bench(&options, &Settings::default(), repeats);
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("record.sql");
     std::fs::write(&script, streams::script(&statement, &ids, clients)).unwrap();

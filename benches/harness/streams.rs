@@ -83,8 +83,9 @@ pub fn script(statement: &str, ids: &[i64], clients: &[Pairs]) -> String {
     let rules = Rules::default();
     let (window, resolution) = (rules.window().seconds(), rules.resolution().seconds() * 1_000_000);
     let settle = settings.settle.as_micros() / 2;
+    let longest = rules.max_ttl().seconds();
     let mut text = String::new();
-    let types = "timestamptz, bigint[], text[], bigint[], bigint[], bigint, bigint, bigint";
+    let types = "timestamptz, bigint[], text[], bigint[], bigint[], bigint, bigint, bigint, bigint";
     writeln!(text, "PREPARE record ({types}) AS {};", statement.trim()).unwrap();
     for (client, pairs) in clients.iter().enumerate() {
         writeln!(text, "\\if :client_id = {client}").unwrap();
@@ -95,7 +96,7 @@ pub fn script(statement: &str, ids: &[i64], clients: &[Pairs]) -> String {
             let (segments, users) = (segments.join(","), users.join(","));
             writeln!(
                 text,
-                "EXECUTE record (null, '{{{segments}}}', '{{{users}}}', '{{{nulls}}}', '{{{nulls}}}', {window}, {resolution}, {settle});"
+                "EXECUTE record (null, '{{{segments}}}', '{{{users}}}', '{{{nulls}}}', '{{{nulls}}}', {window}, {resolution}, {settle}, {longest});"
             )
             .unwrap();
         }

@@ -1,6 +1,7 @@
 //! `POST /v1/pairs:batch`: many pairs, as a JSON array or as a stream of lines.
 
 mod array;
+mod chunk;
 mod lines;
 mod stream;
 mod totals;

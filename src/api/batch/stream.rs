@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
+use super::chunk::{self, Chunk};
 use super::lines::{Line, Lines};
 use super::totals::{Place, Totals};
 use crate::api::Api;
@@ -34,7 +35,7 @@ const MAX_BARREN_BYTES: usize = 64 * 1024 * 1024;
 /// The same in bad lines. To tell what is wrong with one costs more than to record a good one, and a line may have two bytes.
 const MAX_BARREN_LINES: u64 = 100_000;
 
-type Answered = (Vec<u64>, Result<Vec<Recording>, ServiceError>);
+type Answered = (chunk::Lines, Result<Vec<Recording>, ServiceError>);
 
 /// Records every good line; after a failure the problem says how far it came.
 pub(super) async fn send(api: &Api, headers: &HeaderMap, body: Body) -> Result<Totals, Problem> {
@@ -61,8 +62,7 @@ struct Stream<'a> {
     api: &'a Api,
     totals: Totals,
     lines: Lines,
-    chunk: Vec<Pair>,
-    numbers: Vec<u64>,
+    chunk: Chunk,
     barren: usize,
     barren_lines: u64,
     under_way: JoinSet<Answered>,
@@ -74,8 +74,7 @@ impl<'a> Stream<'a> {
             api,
             totals: Totals::default(),
             lines: Lines::default(),
-            chunk: Vec::new(),
-            numbers: Vec::new(),
+            chunk: Chunk::default(),
             barren: 0,
             barren_lines: 0,
             under_way: JoinSet::new(),
@@ -104,9 +103,8 @@ impl<'a> Stream<'a> {
                 None => break,
             }
         }
-        let (chunk, numbers, totals) = (&mut self.chunk, &mut self.numbers, &mut self.totals);
-        self.lines
-            .end(|number, line| sort(api, number, line, chunk, numbers, totals));
+        let (chunk, totals) = (&mut self.chunk, &mut self.totals);
+        self.lines.end(|number, line| sort(api, number, line, chunk, totals));
         while !self.chunk.is_empty() {
             self.send_chunk(api.service().commit_pairs()).await?;
         }
@@ -115,15 +113,15 @@ impl<'a> Stream<'a> {
 
     /// Lines that were pairs: those that were known to change nothing, and those that are to be committed.
     fn good_lines(&self) -> u64 {
-        self.totals.answered() + self.chunk.len() as u64
+        self.totals.answered() + self.chunk.lines() as u64
     }
 
     async fn take(&mut self, piece: &Bytes) -> Result<(), Problem> {
         let (good, bad) = (self.good_lines(), self.totals.bad_lines());
         let api = self.api;
-        let (chunk, numbers, totals) = (&mut self.chunk, &mut self.numbers, &mut self.totals);
+        let (chunk, totals) = (&mut self.chunk, &mut self.totals);
         self.lines
-            .feed(piece, |number, line| sort(api, number, line, chunk, numbers, totals));
+            .feed(piece, |number, line| sort(api, number, line, chunk, totals));
         if self.good_lines() > good {
             (self.barren, self.barren_lines) = (0, 0);
         } else {
@@ -137,7 +135,7 @@ impl<'a> Stream<'a> {
             return Err(Problem::new(Kind::BodyTooLarge, detail));
         }
         let full = api.service().commit_pairs();
-        while self.chunk.len() >= full {
+        while self.chunk.is_full(full) {
             self.send_chunk(full).await?;
         }
         Ok(())
@@ -150,18 +148,10 @@ impl<'a> Stream<'a> {
                 self.answer(answered)?;
             }
         }
-        let size = size.min(self.chunk.len());
-        let pairs = {
-            let rest = self.chunk.split_off(size);
-            std::mem::replace(&mut self.chunk, rest)
-        };
-        let numbers = {
-            let rest = self.numbers.split_off(size);
-            std::mem::replace(&mut self.numbers, rest)
-        };
+        let (pairs, lines) = self.chunk.take(size);
         let service = Arc::clone(self.api.service());
         self.under_way
-            .spawn(async move { (numbers, record_patiently(&service, pairs).await) });
+            .spawn(async move { (lines, record_patiently(&service, pairs).await) });
         Ok(())
     }
 
@@ -175,24 +165,19 @@ impl<'a> Stream<'a> {
     }
 
     fn answer(&mut self, answered: Result<Answered, JoinError>) -> Result<(), Problem> {
-        let (numbers, recordings) =
+        let (lines, recordings) =
             answered.map_err(|_| Problem::new(Kind::Internal, "a part of the stream was lost; send it again"))?;
-        for (number, recording) in numbers.into_iter().zip(recordings?) {
-            self.totals.recorded(Place::Line(number), recording);
-        }
+        lines.answered(&recordings?, &mut self.totals);
         Ok(())
     }
 }
 
-fn sort(api: &Api, number: u64, line: Line<'_>, chunk: &mut Vec<Pair>, numbers: &mut Vec<u64>, totals: &mut Totals) {
+fn sort(api: &Api, number: u64, line: Line<'_>, chunk: &mut Chunk, totals: &mut Totals) {
     match line {
         Line::Text(text) => match pair::parse(text, api.rules()) {
             Ok(pair) => match api.service().repeat(&pair) {
                 Some(recording) => totals.recorded(Place::Line(number), recording),
-                None => {
-                    chunk.push(pair);
-                    numbers.push(number);
-                }
+                None => chunk.push(number, pair),
             },
             Err(problem) => totals.invalid(Place::Line(number), problem),
         },

@@ -114,13 +114,15 @@ fn statement(text: String) -> Statement {
     sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(text))
 }
 
-/// What `make bench` needs to send the very statement that records a batch from another client: its text and the settings of its session.
+/// What `make bench` needs to send the very statement that records a batch from another client: its text (for batches that name a pair more than
+/// once where they do) and the settings of its session.
 #[doc(hidden)]
 #[must_use]
-pub fn recording_for_bench(options: &PostgresOptions, settings: &Settings) -> (String, String) {
+pub fn recording_for_bench(options: &PostgresOptions, settings: &Settings, repeats: bool) -> (String, String) {
     let session = options.connect_options(settings);
+    let statement = if repeats { record::any() } else { record::distinct() };
     (
-        Lane::new(options.schema(), 0).text(&record::distinct()),
+        Lane::new(options.schema(), 0).text(&statement),
         session.get_options().unwrap_or_default().to_owned(),
     )
 }
