@@ -54,7 +54,7 @@ test-cluster: ## Bring the local Kubernetes up, pass the tests that need it, and
 .PHONY: test-long test-long-schedules
 test-long: test-long-schedules
 
-test-long-schedules: ## Run 10,000 random schedules in memory, 500 on PostgreSQL and 200 on a file (SEGMENT_COUNTER_TEST_SCHEDULES: how many in memory)
+test-long-schedules: ## Run 10,000 random schedules in memory, 500 on PostgreSQL, 100 with four lanes and 200 on a file (SEGMENT_COUNTER_TEST_SCHEDULES: how many in memory)
 	export SEGMENT_COUNTER_TEST_SCHEDULES=$${SEGMENT_COUNTER_TEST_SCHEDULES:-10000}
 	$(CARGO) test --test ledger_conformance schedules::whatever -- --nocapture
 

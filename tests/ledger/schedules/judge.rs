@@ -19,6 +19,8 @@ pub struct Seen {
     pub pairs: usize,
     /// How often each outcome came out of a phase.
     pub outcomes: BTreeMap<String, usize>,
+    /// How often a segment went to another lane.
+    pub moves: usize,
     /// How many memberships might have ended in more than one way.
     pub open: usize,
 }
@@ -68,6 +70,7 @@ pub fn judge(
                 judge.removed(log, members, outcomes)?;
             }
             Done::Erased(user) => drop(erased.insert(user.clone())),
+            Done::Moved(moved) => seen.moves += usize::from(*moved),
             Done::Put(..) | Done::Archived | Done::Swept | Done::Recounted => {}
         }
     }
@@ -214,9 +217,10 @@ impl Judge<'_> {
                     return Err(format!("it is not the last to end that was written: {group:?}"));
                 }
                 // On PostgreSQL a removal that the snapshot did not see is weighed against the pair that is written, not against the others.
-                let observed = match self.on {
-                    On::Postgres => group[best].0.observed_micros(),
-                    On::Memory | On::File => earliest,
+                let observed = if self.on.is_postgres() {
+                    group[best].0.observed_micros()
+                } else {
+                    earliest
                 };
                 let created = group[best].1.outcome == Outcome::Created;
                 acts.push(Act::Written { created, end, observed });
@@ -280,9 +284,10 @@ impl Judge<'_> {
             let mut calls = self.calls.get(key).cloned().unwrap_or_default();
             for log in self.logs {
                 if matches!(&log.done, Done::Erased(user) if *user == key.1) {
-                    let acts: &[Act] = match self.on {
-                        On::Postgres => &[Act::ErasureBegins, Act::ErasureEnds],
-                        On::Memory | On::File => &[Act::Erased],
+                    let acts: &[Act] = if self.on.is_postgres() {
+                        &[Act::ErasureBegins, Act::ErasureEnds]
+                    } else {
+                        &[Act::Erased]
                     };
                     let (begin, end) = (log.begin, log.end);
                     calls.extend(acts.iter().map(|&act| Call { begin, end, act }));

@@ -4,7 +4,7 @@
 //! `steps` says what a schedule is, `run` walks through one, `phase` does many things at once, `linear` says what those may have come to, `judge`
 //! and `truth` compare with what stands, `replay` runs one again that failed.
 //!
-//! `SEGMENT_COUNTER_TEST_SCHEDULES` is how many are run in memory, a twentieth of them on PostgreSQL, a fiftieth on a file;
+//! `SEGMENT_COUNTER_TEST_SCHEDULES` is how many are run in memory, a twentieth of them on PostgreSQL, a fiftieth on a file, a hundredth with four lanes;
 //! `SEGMENT_COUNTER_TEST_SEED` draws the same ones again.
 #![allow(clippy::print_stderr)]
 
@@ -46,6 +46,8 @@ const OUTCOMES: [&str; 10] = [
     "removal NotMember",
     "removal NoSegment",
 ];
+/// From how many schedules on that is asked for.
+const FEW: u32 = 15;
 
 #[test]
 fn whatever_happens_in_memory_is_the_models() {
@@ -54,12 +56,17 @@ fn whatever_happens_in_memory_is_the_models() {
 
 #[test]
 fn whatever_happens_in_a_file_is_the_models() {
-    run_many(On::File, 20, 50);
+    run_many(On::File, 15, 50);
 }
 
 #[test]
 fn whatever_happens_on_postgres_is_the_models() {
-    run_many(On::Postgres, 40, 20);
+    run_many(On::Postgres, 25, 20);
+}
+
+#[test]
+fn whatever_happens_on_four_lanes_is_the_models() {
+    run_many(On::Lanes, 5, 100);
 }
 
 /// Where schedules are run, one after another.
@@ -74,10 +81,10 @@ struct Bench {
 impl Bench {
     fn new(on: On) -> Self {
         let runtime = runtime();
-        let kind = if on == On::Postgres {
-            Kind::Postgres
-        } else {
-            Kind::Sqlite
+        let kind = match on {
+            On::Memory | On::File => Kind::Sqlite,
+            On::Postgres => Kind::Postgres,
+            On::Lanes => Kind::Lanes,
         };
         let world = runtime.block_on(World::new(kind));
         Self {
@@ -99,7 +106,7 @@ impl Bench {
                 None => Site::new(schedule.on, &self.world, schedule.rules).await,
             };
             let result = run::run(schedule, &mut site, &mut seen).await;
-            if schedule.on == On::Postgres {
+            if schedule.on.is_postgres() {
                 self.site.replace(Some(site));
             } else {
                 site.close().await;
@@ -157,7 +164,7 @@ fn run_many(on: On, usually: u32, share: u32) {
         "{schedules} schedules, {on:?}, in {:.1} s: {seen:?}",
         begun.elapsed().as_secs_f64()
     );
-    if schedules >= usually {
+    if schedules >= FEW {
         for outcome in OUTCOMES {
             assert!(
                 seen.outcomes.contains_key(outcome),
@@ -165,6 +172,7 @@ fn run_many(on: On, usually: u32, share: u32) {
             );
         }
         assert!(seen.open > 0, "nothing ever met: {seen:?}");
+        assert!(seen.moves > 0 || on != On::Lanes, "no segment was moved: {seen:?}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use segment_counter::counting::{Pair, UserId};
-use segment_counter::ledger::{LedgerError, Recording, RemovalOutcome, SharedLedger};
+use segment_counter::ledger::{LedgerError, MoveError, PostgresLedger, Recording, RemovalOutcome, SharedLedger};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
@@ -33,6 +33,8 @@ pub enum Done {
     Archived,
     Swept,
     Recounted,
+    /// Whether it was: it may have lived there already, or not at all.
+    Moved(bool),
 }
 
 #[derive(Debug)]
@@ -42,6 +44,7 @@ enum Task {
     Erase(u8),
     Put(u8, Option<i64>),
     Keep(Chore),
+    Move(u8, u8, Arc<PostgresLedger>),
 }
 
 /// What every task of a phase shares: the next place in the order, and the start.
@@ -88,6 +91,13 @@ pub async fn run(phase: &Phase, site: &mut Site) -> Result<Vec<Log>, String> {
         others + 2,
         phase.keeper.iter().map(|chore| Task::Keep(*chore)).collect(),
     ));
+    if let Some(mover) = site.mover() {
+        let moves = phase
+            .mover
+            .iter()
+            .map(|(segment, lane)| Task::Move(*segment, *lane, mover.clone()));
+        lists.push((others + 3, moves.collect()));
+    }
     lists.retain(|(_, tasks)| !tasks.is_empty());
 
     let held = match phase.held {
@@ -163,6 +173,16 @@ async fn one(task: Task, ledger: &SharedLedger) -> Result<Done, LedgerError> {
             let answer = ledger.put_segment(&put(&segment, window)).await?;
             assert_eq!(answer.segment.name, name(&segment));
             Done::Put(segment, window)
+        }
+        Task::Move(segment, lane, mover) => {
+            let segment = format!("s{segment}");
+            match mover.move_segment(&name(&segment), i32::from(lane), &|_| {}).await {
+                Ok(moved) => Done::Moved(moved),
+                // A sweep looks for moves that broke off: not beside one.
+                Err(MoveError::NoSegment | MoveError::Busy) => Done::Moved(false),
+                Err(MoveError::Ledger(error)) => return Err(error),
+                Err(error) => return Err(LedgerError::Internal(error.to_string())),
+            }
         }
         Task::Keep(Chore::Archive(limit)) => {
             let mut batch = ledger.archive_batch(None, limit).await?;

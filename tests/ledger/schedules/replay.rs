@@ -9,7 +9,7 @@ const REPEATS: u32 = 100;
 /// Every kind of step, as it is printed: an old failure can be read as long as this can.
 const KNOWN: &str = r#"{"on":"memory","rules":0,"steps":[{"record":[[0,1,null,null],[0,2,-5000000,600],[1,1,300000001,null]]},{"wait":60000000},
     {"edge":-1},{"back":1000000},{"put":[2,null]},{"put":[0,900]},{"remove":[[0,1],[3,3]]},{"phase":{"writers":[[[[0,1,null,null],[0,1,-1,9000]]],[[[0,1,0,null]],
-    [[0,1,60000000,null]]]],"removers":[[[[0,1]]],[]],"eraser":[2],"changer":[[0,null]],"keeper":[{"archive":2},"sweep","recount"],"held":[0,1]}},
+    [[0,1,60000000,null]]]],"removers":[[[[0,1]]],[]],"eraser":[2],"changer":[[0,null]],"keeper":[{"archive":2},"sweep","recount"],"mover":[[0,1]],"held":[0,1]}},
     {"erase":1},{"archive":3},"sweep","recount",{"delete":0}]}"#;
 
 /// How a schedule is run again.

@@ -34,7 +34,8 @@ pub async fn run(schedule: &Schedule, site: &mut Site, seen: &mut Seen) -> Resul
         seen,
     };
     for (number, step) in schedule.steps.iter().enumerate() {
-        let at = |why: Failure| format!("step {number} ({step:?}): {why}");
+        // The step itself stands in the line that is printed: by its number, counted from 0.
+        let at = |why: Failure| format!("step {number}: {why}");
         walk.step(step).await.map_err(at)?;
         walk.latest = walk.latest.max(walk.site.clock.micros());
         let ledger = walk.site.ledger(0);
@@ -92,7 +93,13 @@ impl Walk<'_> {
                 let pairs: Vec<_> = sketches.iter().map(|sketch| sketch.at(now)).collect();
                 let recorded = ledger.record(&pairs).await?;
                 same("outcomes", &answers(&recorded.pairs), &self.model.record(&pairs, now))?;
-                same("instant", &recorded.at.as_microsecond(), &now)
+                same("instant", &recorded.at.as_microsecond(), &now)?;
+                for (pair, window) in pairs.iter().zip(&recorded.windows) {
+                    // None where only pairs from the future name it.
+                    let own = self.model.segments.get(pair.segment.as_str()).copied().flatten();
+                    same("window", window, &own)?;
+                }
+                Ok(())
             }
             Step::Wait(micros) => {
                 self.set(now + micros);

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use segment_counter::ledger::{Ledger, SharedLedger, SqliteLedger, TestClock, open};
+use segment_counter::ledger::{
+    Ledger, Location, PostgresLedger, Settings, SharedLedger, SqliteLedger, TestClock, open,
+};
 use sqlx::postgres::{PgPoolOptions, PgRow};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, FromRow, PgPool, Postgres, SqlitePool, Transaction};
@@ -14,6 +16,9 @@ use crate::world::{Place, World, clock, settings, start};
 
 /// How long a row is held.
 const HELD: Duration = Duration::from_millis(15);
+
+/// How many ledgers are open before those by other rules are closed.
+const MOST_LEDGERS: usize = 12;
 
 pub type Key = (String, String);
 
@@ -27,12 +32,13 @@ pub struct Site {
     rules: u8,
     /// By rules and number.
     ledgers: BTreeMap<(u8, usize), SharedLedger>,
+    mover: Option<Arc<PostgresLedger>>,
 }
 
 /// Connections that no ledger knows of.
 enum Behind {
     Sqlite(SqlitePool),
-    Postgres { pool: PgPool, base: String, lane: String },
+    Postgres { pool: PgPool, base: String, lanes: usize },
 }
 
 /// What stands, of the segments that exist. Instants in microseconds.
@@ -50,8 +56,7 @@ impl Site {
     /// A place where nothing stands.
     pub async fn new(on: On, world: &World, number: u8) -> Self {
         let clock = clock();
-        let mut site_settings = settings(600, 60, Some(&clock));
-        site_settings.rules = rules(number);
+        let site_settings = by(number, &clock);
         let (mut place, mut memory) = (None, None);
         let behind = if on == On::Memory {
             let ledger = SqliteLedger::open(None, site_settings);
@@ -72,8 +77,8 @@ impl Site {
                     .connect(&here.url)
                     .await
                     .unwrap();
-                let (base, lane) = (here.schema.clone(), format!("{}_lane_0", here.schema));
-                Behind::Postgres { pool, base, lane }
+                let (base, lanes) = (here.schema.clone(), if on == On::Lanes { 4 } else { 1 });
+                Behind::Postgres { pool, base, lanes }
             }
         };
         Self {
@@ -84,6 +89,7 @@ impl Site {
             behind,
             rules: number,
             ledgers: BTreeMap::new(),
+            mover: None,
         }
     }
 
@@ -96,12 +102,41 @@ impl Site {
         let sql = "DELETE FROM {lane}.membership; DELETE FROM {lane}.segment_bucket; DELETE FROM {lane}.segment_span;
                    DELETE FROM {lane}.membership_history; DELETE FROM {base}.segment_history; DELETE FROM {base}.segment;
                    DELETE FROM {base}.segment_deleted; DELETE FROM {base}.suppression;";
-        sqlx::raw_sql(AssertSqlSafe(self.fill(sql)))
-            .execute(pool)
-            .await
-            .unwrap();
+        for sql in self.fill(sql) {
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap();
+        }
         self.clock.set(start());
+        self.switch(rules).await;
+    }
+
+    /// A server takes so many connections and no more: those of ledgers by other rules are closed now and then.
+    async fn switch(&mut self, rules: u8) {
         self.rules = rules;
+        if self.on.is_postgres() && self.ledgers.len() > MOST_LEDGERS {
+            let (kept, others) = std::mem::take(&mut self.ledgers)
+                .into_iter()
+                .partition(|((by, _), _)| *by == rules);
+            self.ledgers = kept;
+            let others: BTreeMap<_, SharedLedger> = others;
+            for ledger in others.into_values() {
+                ledger.close().await;
+            }
+        }
+        if let Some(mover) = self.mover.take() {
+            mover.close().await;
+        }
+    }
+
+    /// Who moves segments between lanes, where there are some.
+    pub fn mover(&mut self) -> Option<Arc<PostgresLedger>> {
+        if self.on == On::Lanes && self.mover.is_none() {
+            let Location::Postgres(options) = self.place.as_ref()?.location() else {
+                return None;
+            };
+            let mover = PostgresLedger::open(&options, by(self.rules, &self.clock)).unwrap();
+            self.mover = Some(Arc::new(mover));
+        }
+        self.mover.clone()
     }
 
     /// The ledger of this number by the rules of now, opened where it is not open yet.
@@ -110,17 +145,16 @@ impl Site {
             return ledger.clone();
         }
         let here = self.place.as_ref().unwrap();
-        let opened = self.ledgers.entry((self.rules, number)).or_insert_with(|| {
-            let mut settings = settings(600, 60, Some(&self.clock));
-            settings.rules = rules(self.rules);
-            open(&here.location(), settings).unwrap()
-        });
+        let opened = self
+            .ledgers
+            .entry((self.rules, number))
+            .or_insert_with(|| open(&here.location(), by(self.rules, &self.clock)).unwrap());
         opened.clone()
     }
 
     /// From here on by these rules, by a ledger that remembers nothing.
     pub async fn reopen(&mut self, rules: u8) {
-        self.rules = rules;
+        self.switch(rules).await;
         if let Some(before) = self.ledgers.remove(&(rules, 0)) {
             before.close().await;
         }
@@ -130,37 +164,57 @@ impl Site {
         for ledger in self.ledgers.into_values().chain(self.memory) {
             ledger.close().await;
         }
+        if let Some(mover) = self.mover {
+            mover.close().await;
+        }
         match self.behind {
             Behind::Sqlite(pool) => pool.close().await,
             Behind::Postgres { pool, .. } => pool.close().await,
         }
     }
 
-    fn fill(&self, sql: &str) -> String {
+    /// A statement for each lane, or one where it asks for none. `{base}` and `{lane}` stand for schemas, `{here}` for "the segment lives in it".
+    fn fill(&self, sql: &str) -> Vec<String> {
         match &self.behind {
-            Behind::Sqlite(_) => sql.replace("{base}.", "").replace("{lane}.", ""),
-            Behind::Postgres { base, lane, .. } => sql.replace("{base}", base).replace("{lane}", lane),
+            Behind::Sqlite(_) => vec![
+                sql.replace("{base}.", "")
+                    .replace("{lane}.", "")
+                    .replace("{here}", "true"),
+            ],
+            Behind::Postgres { base, lanes, .. } => {
+                let lanes = if sql.contains("{lane}") { *lanes } else { 1 };
+                let schema = |lane| format!("{base}_lane_{lane}");
+                let filled = (0..lanes).map(|lane| {
+                    sql.replace("{base}", base)
+                        .replace("{lane}", &schema(lane))
+                        .replace("{here}", &format!("s.lane = {lane}"))
+                });
+                filled.collect()
+            }
         }
     }
 
-    /// Rows by a statement in which `«x»` stands for an instant of a column in microseconds.
+    /// Rows by a statement in which `«x»` stands for an instant of a column in microseconds; of all lanes.
     async fn fetch<T>(&self, sql: &str) -> Vec<T>
     where
         T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
-        let sql = self.fill(sql);
-        match &self.behind {
-            Behind::Sqlite(pool) => {
-                let sql = AssertSqlSafe(sql.replace(['«', '»'], ""));
-                sqlx::query_as(sql).fetch_all(pool).await.unwrap()
-            }
-            Behind::Postgres { pool, .. } => {
-                let sql = sql
-                    .replace('«', "(extract(epoch FROM ")
-                    .replace('»', ") * 1000000)::bigint");
-                sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap()
-            }
+        let mut rows = Vec::new();
+        for sql in self.fill(sql) {
+            rows.extend(match &self.behind {
+                Behind::Sqlite(pool) => {
+                    let sql = AssertSqlSafe(sql.replace(['«', '»'], ""));
+                    sqlx::query_as(sql).fetch_all(pool).await.unwrap()
+                }
+                Behind::Postgres { pool, .. } => {
+                    let sql = sql
+                        .replace('«', "(extract(epoch FROM ")
+                        .replace('»', ") * 1000000)::bigint");
+                    sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap()
+                }
+            });
         }
+        rows
     }
 
     pub async fn stand(&self) -> Stand {
@@ -168,12 +222,12 @@ impl Site {
         let rows: Vec<(String, String, i64, Option<i64>)> = self
             .fetch(
                 "SELECT s.name, m.user_id, «m.expires_at», «m.removed_at»
-                   FROM {lane}.membership m JOIN {base}.segment s ON s.id = m.segment_id",
+                   FROM {lane}.membership m JOIN {base}.segment s ON s.id = m.segment_id AND {here}",
             )
             .await;
         let counters = async |table: &str, ends: &str| -> BTreeMap<(String, i64), i64> {
             let sql = format!(
-                "SELECT s.name, «c.{ends}», c.members FROM {{lane}}.{table} c JOIN {{base}}.segment s ON s.id = c.segment_id"
+                "SELECT s.name, «c.{ends}», c.members FROM {{lane}}.{table} c JOIN {{base}}.segment s ON s.id = c.segment_id AND {{here}}"
             );
             let rows: Vec<(String, i64, i64)> = self.fetch(&sql).await;
             rows.into_iter()
@@ -197,7 +251,7 @@ impl Site {
             "SELECT (SELECT count(*) FROM {{lane}}.membership WHERE user_id = '{user}')
                   + (SELECT count(*) FROM {{lane}}.membership_history WHERE user_id = '{user}')"
         );
-        self.fetch::<(i64,)>(&sql).await != [(0,)]
+        self.fetch::<(i64,)>(&sql).await.iter().any(|(rows,)| *rows > 0)
     }
 
     /// Holds a row (or, where there is none, its place) as a slow client would; let it go with [`let_go`].
@@ -206,18 +260,26 @@ impl Site {
             return None;
         };
         let mut transaction = pool.begin().await.unwrap();
-        let sql = self.fill(
+        for sql in self.fill(
             "INSERT INTO {lane}.membership AS m (segment_id, user_id, expires_at)
-             SELECT id, $2, timestamptz 'epoch' FROM {base}.segment WHERE name = $1
+             SELECT s.id, $2, timestamptz 'epoch' FROM {base}.segment s WHERE s.name = $1 AND {here}
              ON CONFLICT (segment_id, user_id) DO UPDATE SET prev_expires_at = m.prev_expires_at",
-        );
-        sqlx::query(AssertSqlSafe(sql))
-            .bind(format!("s{segment}"))
-            .bind(format!("u{user}"))
-            .execute(&mut *transaction)
-            .await
-            .unwrap();
+        ) {
+            sqlx::query(AssertSqlSafe(sql))
+                .bind(format!("s{segment}"))
+                .bind(format!("u{user}"))
+                .execute(&mut *transaction)
+                .await
+                .unwrap();
+        }
         Some(transaction)
+    }
+}
+
+fn by(number: u8, clock: &TestClock) -> Settings {
+    Settings {
+        rules: rules(number),
+        ..settings(600, 60, Some(clock))
     }
 }
 

@@ -14,7 +14,16 @@ use crate::world::SETTLE;
 pub enum On {
     Memory,
     File,
+    /// With one lane.
     Postgres,
+    /// With four, between which segments are moved.
+    Lanes,
+}
+
+impl On {
+    pub fn is_postgres(self) -> bool {
+        matches!(self, Self::Postgres | Self::Lanes)
+    }
 }
 
 /// A segment and a user.
@@ -63,6 +72,9 @@ pub struct Phase {
     /// Segments whose window is set.
     pub changer: Vec<(u8, Option<i64>)>,
     pub keeper: Vec<Chore>,
+    /// Segments that are moved to other lanes, where there are some.
+    #[serde(default)]
+    pub mover: Vec<(u8, u8)>,
     /// PostgreSQL: a row that a client holds for some milliseconds, so that writers wait with a snapshot that grows old.
     pub held: Option<Member>,
 }
@@ -101,7 +113,7 @@ pub fn schedule(on: On) -> impl Strategy<Value = Schedule> {
     // A ledger in memory is gone with whoever opened it.
     let reopened = number.clone().prop_map(move |rules| match on {
         On::Memory => Step::Recount,
-        On::File | On::Postgres => Step::Reopen(rules),
+        On::File | On::Postgres | On::Lanes => Step::Reopen(rules),
     });
     let step = prop_oneof![
         6 => vec(sketch(), 1..16).prop_map(Step::Record),
@@ -118,7 +130,7 @@ pub fn schedule(on: On) -> impl Strategy<Value = Schedule> {
         2 => Just(Step::Sweep),
         1 => Just(Step::Recount),
         1 => reopened,
-        6 => phase().prop_map(Step::Phase),
+        6 => phase(on).prop_map(Step::Phase),
     ];
     (number, vec(step, 4..24)).prop_map(move |(rules, steps)| Schedule { on, rules, steps })
 }
@@ -128,7 +140,8 @@ fn window_of(segments: u8) -> impl Strategy<Value = (u8, Option<i64>)> {
 }
 
 /// Few users in few segments, so that everybody meets; now and then somebody keeps the house meanwhile.
-fn phase() -> impl Strategy<Value = Phase> {
+fn phase(on: On) -> impl Strategy<Value = Phase> {
+    let moves = if on == On::Lanes { 1..3 } else { 0..1 };
     let writer = vec(vec(met(), 1..10), 1..4);
     let remover = vec(vec((0_u8..4, 0_u8..5), 1..5), 0..3);
     let chore = prop_oneof![
@@ -142,14 +155,16 @@ fn phase() -> impl Strategy<Value = Phase> {
         prop_oneof![1 => Just(Vec::new()), 1 => vec(0_u8..5, 1..3)],
         prop_oneof![3 => Just(Vec::new()), 1 => vec(window_of(3), 1..3)],
         prop_oneof![1 => Just(Vec::new()), 1 => vec(chore, 1..5)],
+        prop_oneof![1 => Just(Vec::new()), 1 => vec((0_u8..3, 0_u8..4), moves)],
         proptest::option::weighted(0.5, (0_u8..2, 0_u8..5)),
     )
-        .prop_map(|(writers, removers, eraser, changer, keeper, held)| Phase {
+        .prop_map(|(writers, removers, eraser, changer, keeper, mover, held)| Phase {
             writers,
             removers,
             eraser,
             changer,
             keeper,
+            mover,
             held,
         })
 }
