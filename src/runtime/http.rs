@@ -73,6 +73,12 @@ impl Routes {
     pub fn new(router: Router, shortcut: Option<Arc<dyn Shortcut>>) -> Self {
         Self { router, shortcut }
     }
+
+    /// The router alone, which answers everything that what stands in front of it would.
+    #[must_use]
+    pub fn into_router(self) -> Router {
+        self.router
+    }
 }
 
 impl From<Router> for Routes {

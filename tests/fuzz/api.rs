@@ -47,7 +47,7 @@ impl Api {
             let mut registry = Registry::default();
             let metrics = Metrics::register(&mut registry);
             let service = Service::start(Arc::new(ledger), cache, metrics, ServiceConfig::default());
-            api::router(Options::new(service, Tokens::open(), Shutdown::new()), &mut registry)
+            api::routes(Options::new(service, Tokens::open(), Shutdown::new()), &mut registry).into_router()
         });
         Self { runtime, router }
     }
