@@ -1,8 +1,9 @@
-//! What `segment-counter` does when it is called: serve, migrate, archive, refresh. Each returns its exit code; what it says to people
+//! What `segment-counter` does when it is called: serve, migrate, archive, refresh, move-segment. Each returns its exit code; what it says to people
 //! goes to standard output (results) and standard error (progress and why it failed).
 
 mod jobs;
 mod migrate;
+mod moving;
 mod open;
 mod serve;
 
@@ -53,9 +54,14 @@ async fn run(started: Started) -> ExitCode {
         Command::Migrate => migrate::migrate(&config).await,
         Command::Archive => jobs::archive(&config).await,
         Command::Refresh => jobs::refresh(&config).await,
+        Command::MoveSegment { segment, to_lane } => moving::move_segment(&config, &segment, to_lane).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error @ CommandError::Configuration(_)) => {
+            fail(&error.to_string());
+            ExitCode::from(CONFIGURATION_WRONG)
+        }
         Err(error) => fail(&error.to_string()),
     }
 }
@@ -66,6 +72,9 @@ pub(crate) enum CommandError {
     /// There is no login.
     #[error(transparent)]
     Login(#[from] crate::runtime::config::LoginError),
+    /// The configuration is valid, but not for this command.
+    #[error("{0}")]
+    Configuration(String),
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] crate::ledger::LedgerError),
@@ -81,6 +90,20 @@ pub(crate) enum CommandError {
     /// The service.
     #[error(transparent)]
     Service(#[from] crate::service::ServiceError),
+    /// A segment that was not moved.
+    #[error("{segment} was not moved: {why}")]
+    Move {
+        /// Its name.
+        segment: String,
+        /// Why.
+        why: crate::ledger::MoveError,
+    },
+    /// A move that was broken off.
+    #[error(
+        "{0}: the segment lives where it was, or in the new lane if that had begun, and nothing is lost; call it again, \
+         or leave it: the next archive clears away what it left"
+    )]
+    BrokenOff(String),
     /// An address or a signal.
     #[error("{0}: {1}")]
     System(&'static str, std::io::Error),

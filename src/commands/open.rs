@@ -16,23 +16,29 @@ const RELOAD: Duration = Duration::from_secs(5);
 /// How often the file of the cache's nodes is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Opens the ledger; for PostgreSQL it follows a password that is rotated.
+/// Opens the ledger.
 pub(super) async fn ledger(config: &Config) -> Result<SharedLedger, CommandError> {
-    let settings = Settings {
+    match &config.database {
+        Database::SqliteMemory => Ok(open(&Location::Memory, settings(config))?),
+        Database::SqliteFile(path) => Ok(open(&Location::File(path.clone()), settings(config))?),
+        Database::Postgres(found) => Ok(postgres(config, found).await?),
+    }
+}
+
+/// Opens a ledger on PostgreSQL, which follows a password that is rotated.
+pub(super) async fn postgres(config: &Config, postgres: &Postgres) -> Result<Arc<PostgresLedger>, CommandError> {
+    let ledger = Arc::new(PostgresLedger::open(&options(postgres).await?, settings(config))?);
+    tokio::spawn(follow(postgres.clone(), Arc::downgrade(&ledger)));
+    Ok(ledger)
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
         rules: config.rules,
         settle: config.settle,
         lanes: i32::try_from(config.lanes).unwrap_or(i32::MAX),
         max_segments_from_pairs: i64::try_from(config.max_segments_from_pairs).unwrap_or(i64::MAX),
         ..Settings::default()
-    };
-    match &config.database {
-        Database::SqliteMemory => Ok(open(&Location::Memory, settings)?),
-        Database::SqliteFile(path) => Ok(open(&Location::File(path.clone()), settings)?),
-        Database::Postgres(postgres) => {
-            let ledger = Arc::new(PostgresLedger::open(&options(postgres).await?, settings)?);
-            tokio::spawn(follow(postgres.clone(), Arc::downgrade(&ledger)));
-            Ok(ledger)
-        }
     }
 }
 

@@ -10,14 +10,14 @@ const CHUNK: i64 = 10_000;
 /// How many heap blocks (8 KiB each) of the history one statement looks at.
 const BLOCKS: i64 = 16_384;
 
-/// Up to `$3` memberships of segment `$1`, those of users after `$2`; answers the last of them, null where there was none.
+/// Up to `$3` memberships of segment `$1`, those of users after `$2`; answers how many, and the last of them, null where there was none.
 const MEMBERSHIPS: &str = r#"
 WITH next AS MATERIALIZED (
   SELECT user_id FROM "{lane}".membership WHERE segment_id = $1 AND user_id > $2 COLLATE "C" ORDER BY user_id LIMIT $3
 ), gone AS (
   DELETE FROM "{lane}".membership m USING next n WHERE m.segment_id = $1 AND m.user_id = n.user_id
 )
-SELECT max(user_id) FROM next
+SELECT count(*), max(user_id) FROM next
 "#;
 
 impl PostgresLedger {
@@ -35,7 +35,7 @@ impl PostgresLedger {
             return Ok(());
         }
         for (id, _) in &rows {
-            self.clear_rows(lane, SegmentId(*id)).await?;
+            self.clear_rows(lane, SegmentId(*id), |_| ()).await?;
         }
         // What moved to another lane keeps its history where it was made.
         let deleted: Vec<i64> = rows.iter().filter(|(_, moved)| !moved).map(|(id, _)| *id).collect();
@@ -54,16 +54,23 @@ impl PostgresLedger {
         Ok(())
     }
 
-    /// Deletes the memberships and counters that a lane holds of a segment that does not live there.
-    pub(super) async fn clear_rows(&self, lane: &Lane, segment: SegmentId) -> Result<(), LedgerError> {
+    /// Deletes the memberships and counters that a lane holds of a segment that does not live there; `each` hears how many went in one statement.
+    pub(super) async fn clear_rows(
+        &self,
+        lane: &Lane,
+        segment: SegmentId,
+        mut each: impl FnMut(i64),
+    ) -> Result<(), LedgerError> {
         let mut after = Some(String::new());
         while let Some(user) = after {
-            after = sqlx::query_scalar(lane.sql(MEMBERSHIPS))
+            let (cleared, last): (i64, Option<String>) = sqlx::query_as(lane.sql(MEMBERSHIPS))
                 .bind(segment.0)
                 .bind(&user)
                 .bind(CHUNK)
                 .fetch_one(&self.pool)
                 .await?;
+            after = last;
+            each(cleared);
         }
         for table in ["segment_bucket", "segment_span"] {
             sqlx::query(lane.sql(&format!("DELETE FROM \"{{lane}}\".{table} WHERE segment_id = $1")))

@@ -71,6 +71,8 @@ pub struct MoveProgress {
     pub caught_up: i64,
     /// Whether the segment lives in the new lane.
     pub moved: bool,
+    /// Memberships cleared away: what an earlier move left in the new lane, and what this one left in the old one.
+    pub cleared: i64,
 }
 
 /// `$1` segment, `$2` the user after whom to go on, `$3` how many.
@@ -140,10 +142,10 @@ impl PostgresLedger {
             source: &source,
             target,
         };
-        self.take_traces_away(&mut guard).await?;
-        moving.make_room().await?;
-        moving.note_changes(&mut guard).await?;
         let mut state = MoveProgress::default();
+        self.take_traces_away(&mut guard).await?;
+        moving.clear(target, &mut state, progress).await?;
+        moving.note_changes(&mut guard).await?;
         let moved = moving.run(&mut state, progress).await;
         // Whatever came of it: without the triggers nothing is noted any more.
         let clean = self.take_traces_away(&mut guard).await;
@@ -154,7 +156,8 @@ impl PostgresLedger {
         self.ids.insert(name.clone(), Home { id: home.id, lane: to });
         state.moved = true;
         progress(&state);
-        moving.clear_what_was_left().await?;
+        // No writer is under way that took the segment for living there: the change waited for all of them.
+        moving.clear(&source, &mut state, progress).await?;
         Ok(true)
     }
 
@@ -239,10 +242,19 @@ impl Move<'_> {
         statement(self.source.text(text).replace("{target}", &self.target.schema))
     }
 
-    /// Nothing of the segment may be in the new lane from an earlier time, and no sweep may think that there is.
-    async fn make_room(&self) -> Result<(), LedgerError> {
-        self.ledger.clear_rows(self.target, self.segment).await?;
-        self.forget_left(self.target).await
+    /// Clears away what a lane holds of the segment, which does not live there; no sweep shall think that there is any.
+    async fn clear(
+        &self,
+        lane: &Lane,
+        state: &mut MoveProgress,
+        progress: &(dyn Fn(&MoveProgress) + Send + Sync),
+    ) -> Result<(), LedgerError> {
+        let each = |cleared| {
+            state.cleared += cleared;
+            progress(state);
+        };
+        self.ledger.clear_rows(lane, self.segment, each).await?;
+        self.forget_left(lane).await
     }
 
     async fn forget_left(&self, lane: &Lane) -> Result<(), LedgerError> {
@@ -381,12 +393,6 @@ impl Move<'_> {
         .execute(&mut *session)
         .await?;
         transaction.commit().await
-    }
-
-    /// No writer is under way that took the segment for living here: the change waited for all of them.
-    async fn clear_what_was_left(&self) -> Result<(), LedgerError> {
-        self.ledger.clear_rows(self.source, self.segment).await?;
-        self.forget_left(self.source).await
     }
 }
 

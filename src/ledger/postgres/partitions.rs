@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use super::PostgresLedger;
@@ -54,27 +54,20 @@ pub(super) async fn look(ledger: &PostgresLedger, session: &mut PgConnection) ->
     if missing.is_empty() {
         return Ok(());
     }
-    sqlx::query("SELECT pg_advisory_lock($1)")
+    // A lock of the transaction, not of the session: behind a pooler the next statement may be another session's.
+    let mut transaction = session.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
         .bind(PARTITION_LOCK)
-        .execute(&mut *session)
+        .execute(&mut *transaction)
         .await?;
-    let made = make(&missing, session).await;
-    sqlx::query("SELECT pg_advisory_unlock($1)")
-        .bind(PARTITION_LOCK)
-        .execute(&mut *session)
-        .await?;
-    made
-}
-
-async fn make(missing: &[(String, String, String, String)], session: &mut PgConnection) -> Result<(), LedgerError> {
     for (parent, name, from, to) in missing {
         sqlx::query(sqlx::AssertSqlSafe(format!(
             "CREATE TABLE IF NOT EXISTS {name} PARTITION OF {parent} FOR VALUES FROM ('{from} 00:00+00') TO ('{to} 00:00+00')"
         )))
-        .execute(&mut *session)
+        .execute(&mut *transaction)
         .await?;
     }
-    Ok(())
+    Ok(transaction.commit().await?)
 }
 
 /// Drops the partitions whose month ended more than `keep_days` ago; says how many.

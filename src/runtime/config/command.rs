@@ -3,14 +3,15 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction};
+use clap::{Arg, ArgAction, ArgMatches};
 
 use super::keys::{KEYS, VARIABLE_PREFIX};
 use super::layers::{Merged, Origin};
 use super::{Config, ConfigError};
+use crate::counting::SegmentName;
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Run the API.
     Serve,
@@ -20,30 +21,79 @@ pub enum Command {
     Archive,
     /// Recount.
     Refresh,
+    /// Move a segment to another lane.
+    MoveSegment {
+        /// Which.
+        segment: SegmentName,
+        /// The number of the lane it shall live in.
+        to_lane: i32,
+    },
 }
 
-const COMMANDS: &[(Command, &str, &str)] = &[
-    (
-        Command::Serve,
-        "serve",
-        "Run the API, with an embedded database where no other is named",
-    ),
-    (
-        Command::Migrate,
-        "migrate",
-        "Bring the database's schema to this version",
-    ),
-    (
-        Command::Archive,
-        "archive",
-        "Move memberships that have ended into the history",
-    ),
-    (
-        Command::Refresh,
-        "refresh",
-        "Recount every segment and compare with its counters",
-    ),
+/// How a command is written.
+struct Verb {
+    name: &'static str,
+    about: &'static str,
+    /// What it takes beside the keys.
+    arguments: fn() -> Vec<Arg>,
+    /// Reads them; `None` where clap let one pass that it requires, which it does not.
+    read: fn(&ArgMatches) -> Option<Command>,
+}
+
+const VERBS: &[Verb] = &[
+    Verb {
+        name: "serve",
+        about: "Run the API, with an embedded database where no other is named",
+        arguments: Vec::new,
+        read: |_| Some(Command::Serve),
+    },
+    Verb {
+        name: "migrate",
+        about: "Bring the database's schema to this version",
+        arguments: Vec::new,
+        read: |_| Some(Command::Migrate),
+    },
+    Verb {
+        name: "archive",
+        about: "Move memberships that have ended into the history",
+        arguments: Vec::new,
+        read: |_| Some(Command::Archive),
+    },
+    Verb {
+        name: "refresh",
+        about: "Recount every segment and compare with its counters",
+        arguments: Vec::new,
+        read: |_| Some(Command::Refresh),
+    },
+    Verb {
+        name: "move-segment",
+        about: "Move a segment to another lane while it is written",
+        arguments: move_arguments,
+        read: |given| {
+            Some(Command::MoveSegment {
+                segment: given.get_one::<SegmentName>("segment")?.clone(),
+                to_lane: *given.get_one::<i32>("to_lane")?,
+            })
+        },
+    },
 ];
+
+fn move_arguments() -> Vec<Arg> {
+    vec![
+        Arg::new("segment")
+            .value_name("SEGMENT")
+            .required(true)
+            .value_parser(|text: &str| SegmentName::new(text))
+            .help("The segment's name; behind -- where it begins with a dash"),
+        Arg::new("to_lane")
+            .long("to-lane")
+            .value_name("NUMBER")
+            .required(true)
+            .allow_hyphen_values(true)
+            .value_parser(clap::value_parser!(i32).range(0..))
+            .help("The lane that it shall live in, counted from 0"),
+    ]
+}
 
 /// The variable of `--config`.
 const CONFIG_VARIABLE: &str = "SEGMENT_COUNTER_CONFIG";
@@ -96,8 +146,8 @@ pub fn command_line() -> clap::Command {
                 .help(format!("{}{default}", key.help)),
         );
     }
-    for (_, name, about) in COMMANDS {
-        line = line.subcommand(clap::Command::new(*name).about(*about));
+    for verb in VERBS {
+        line = line.subcommand(clap::Command::new(verb.name).about(verb.about).args((verb.arguments)()));
     }
     line
 }
@@ -111,9 +161,12 @@ pub fn start(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Started, StartError> {
     let matches = command_line().try_get_matches_from(arguments)?;
-    let (command, given) = COMMANDS
+    let (command, given) = VERBS
         .iter()
-        .find_map(|(command, name, _)| matches.subcommand_matches(name).map(|given| (*command, given)))
+        .find_map(|verb| {
+            let given = matches.subcommand_matches(verb.name)?;
+            Some(((verb.read)(given)?, given))
+        })
         .ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
 
     let mut merged = Merged::defaults();
@@ -284,6 +337,27 @@ mod tests {
                 error.contains(&format!("{flag} is \"Fail\": one of {words}")),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_move_names_a_segment_and_a_lane_and_is_refused_at_once_where_they_can_be_none() {
+        let started = run(&["move-segment", "owner/repo:dir", "--to-lane", "3"], &[]).unwrap();
+        let segment = SegmentName::new("owner/repo:dir").unwrap();
+        assert_eq!(started.command, Command::MoveSegment { segment, to_lane: 3 });
+        let dashed = run(&["move-segment", "--to-lane", "0", "--", "-s"], &[]).unwrap();
+        assert!(matches!(dashed.command, Command::MoveSegment { segment, .. } if segment.as_str() == "-s"));
+        for (arguments, part) in [
+            (&["s"][..], "--to-lane <NUMBER>"),
+            (&["--to-lane", "1"], "<SEGMENT>"),
+            (&["s", "--to-lane=-1"], "-1 is not in 0.."),
+            (&["s", "--to-lane", "one"], "invalid value 'one'"),
+            (&["", "--to-lane", "1"], "must not be empty"),
+            (&["a\nb", "--to-lane", "1"], "control character U+000A"),
+        ] {
+            let error = run(&[&["move-segment"], arguments].concat(), &[]).unwrap_err();
+            assert!(matches!(&error, StartError::CommandLine(error) if error.exit_code() == 2));
+            assert!(error.to_string().contains(part), "{part} is not in {error}");
         }
     }
 

@@ -287,7 +287,7 @@ pub const KEYS: &[Key] = {
             "timeout_seconds",
             "SECONDS",
             None,
-            "How long one run of archive (3600 where nothing is said) or refresh (240) may take",
+            "How long one run of archive (3600 where nothing is said), refresh (240) or move-segment (no limit) may take",
         ),
     ]
 };
