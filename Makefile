@@ -35,8 +35,13 @@ test: ## Install what is missing and pass every test, on real servers and on a r
 	$(CARGO) test
 	$(MAKE) --no-print-directory test-cluster
 
-test-long: ## Pass the long forms of the suites that have one (about ten minutes; each prints its seed and its figures)
+test-long: ## Pass the long forms of the suites that have one (half an hour; each prints its seed and its figures)
 	SEGMENT_COUNTER_TEST_ROUNDS=$${SEGMENT_COUNTER_TEST_ROUNDS:-50} $(CARGO) test --test crash -- --nocapture
+	$(MAKE) --no-print-directory test-long-schedules
+
+test-long-schedules: ## Run 10,000 random schedules in memory, 500 on PostgreSQL, 100 with four lanes and 200 on a file (SEGMENT_COUNTER_TEST_SCHEDULES: how many in memory)
+	export SEGMENT_COUNTER_TEST_SCHEDULES=$${SEGMENT_COUNTER_TEST_SCHEDULES:-10000}
+	$(CARGO) test --test ledger_conformance schedules::whatever -- --nocapture
 
 bench: ## Measure speed and size beside their limits and print the table (QUICK=1: five minutes); what the cluster's tests measured last is in it
 	tests/install.sh bench
@@ -50,13 +55,6 @@ test-cluster: ## Bring the local Kubernetes up, pass the tests that need it, and
 	[ -n "$${KEEP_CLUSTER:-}$${KUBE_CONTEXT:-}" ] || trap tests/cluster/down.sh EXIT
 	$(MAKE) --no-print-directory cluster-images
 	PROFILE=$(PROFILE) $(CARGO) test --test 'cluster_*'
-
-.PHONY: test-long test-long-schedules
-test-long: test-long-schedules
-
-test-long-schedules: ## Run 10,000 random schedules in memory, 500 on PostgreSQL, 100 with four lanes and 200 on a file (SEGMENT_COUNTER_TEST_SCHEDULES: how many in memory)
-	export SEGMENT_COUNTER_TEST_SCHEDULES=$${SEGMENT_COUNTER_TEST_SCHEDULES:-10000}
-	$(CARGO) test --test ledger_conformance schedules::whatever -- --nocapture
 
 demo: ## Do the whole of the main job on the local Kubernetes (KUBE_CONTEXT: on that one) and print what was done
 	@tests/install.sh cluster >&2
