@@ -26,12 +26,10 @@ pub fn pair(bytes: &[u8]) -> Verdict {
             ("user_id" | "segment", Value::String(text)) => taken(is_name(text)),
             ("observed_at" | "ttl_seconds", Value::Null) => Taken,
             ("observed_at", Value::String(text)) => instant(text),
-            // Of a resolution of a minute a window may have ten million.
-            ("ttl_seconds", Value::Number(number)) => taken(
-                number
-                    .as_i64()
-                    .is_some_and(|ttl| (1..=1_000_000_000).contains(&ttl) && ttl / 60 <= 10_000_000),
-            ),
+            // Where nothing else is said, no window is longer than a year.
+            ("ttl_seconds", Value::Number(number)) => {
+                taken(number.as_i64().is_some_and(|ttl| (1..=31_536_000).contains(&ttl)))
+            }
             _ => Refused,
         };
         verdict = match (verdict, field) {
@@ -171,8 +169,8 @@ fn the_judge_knows_a_pair_when_it_sees_one() {
             r#" {"segment":"s","user_id":"\u00fc","ttl_seconds":null,"observed_at":"2026-01-31T12:00:00+01:00"} "#,
             Taken,
         ),
-        (r#"{"user_id":"u","segment":"s","ttl_seconds":600000059}"#, Taken),
-        (r#"{"user_id":"u","segment":"s","ttl_seconds":600000060}"#, Refused),
+        (r#"{"user_id":"u","segment":"s","ttl_seconds":31536000}"#, Taken),
+        (r#"{"user_id":"u","segment":"s","ttl_seconds":31536001}"#, Refused),
         (r#"{"user_id":"u","segment":"s","user_id":"u"}"#, Refused),
         (r#"{"user_id":"u","segment":"s"}}"#, Refused),
         (r#"{"user_id":"u","segment":"\u0085"}"#, Refused),
