@@ -91,7 +91,7 @@ async fn by_hand(database: &str, rows: u32) -> f64 {
     let script = folder.path().join("archive.sql");
     std::fs::write(&script, text).unwrap();
     let options = PostgresOptions::new(database.parse().unwrap(), "segment_counter", 1).unwrap();
-    let (_, session) = recording_for_bench(&options, &Settings::default());
+    let (_, session) = recording_for_bench(&options, &Settings::default(), false);
     let seconds = pgbench::seconds(database, &session, 1, &script);
     let (left,): (i64,) = ask(database, "SELECT count(*) FROM segment_counter_lane_0.membership").await;
     assert_eq!(left, 0, "all of it was moved");

@@ -75,7 +75,6 @@ impl Routes {
     }
 
     /// The router alone, which answers everything that what stands in front of it would.
-    #[must_use]
     pub fn into_router(self) -> Router {
         self.router
     }

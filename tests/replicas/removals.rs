@@ -49,7 +49,7 @@ async fn a_pair_after_an_acknowledged_removal_through_another_replica_is_never_s
         }
         assert_eq!(world.remove(remover, &user).await, json!("removed"), "round {rounds}");
         assert_eq!(pair().await, "created", "swallowed in round {rounds}");
-        if rounds % 4 == 0 {
+        if rounds.is_multiple_of(4) {
             assert_eq!(world.remove(remover, &user).await, json!("removed"));
             let counted = world.count(&world.replicas[writer].url, "s", 0).await;
             let others = (0..rounds.min(5)).filter(|n| *n != rounds % 5).count();
