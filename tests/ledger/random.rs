@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use segment_counter::ledger::{LedgerError, SharedLedger, TestClock};
+use segment_counter::ledger::{SharedLedger, TestClock};
 
 use crate::model::Model;
 use crate::world::name;
@@ -35,14 +35,17 @@ pub async fn agree(ledger: &SharedLedger, model: &Model, clock: &TestClock) {
 }
 
 /// The same; an error says what differs.
-pub async fn disagreement(ledger: &SharedLedger, model: &Model, now: i64) -> Result<(), String> {
-    let failed = |error: LedgerError| error.to_string();
+pub async fn disagreement(
+    ledger: &SharedLedger,
+    model: &Model,
+    now: i64,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let names: Vec<_> = model.segments.keys().map(|segment| name(segment)).collect();
-    let ids = ledger.resolve(&names).await.map_err(failed)?;
+    let ids = ledger.resolve(&names).await?;
     let ids = ids.into_iter().collect::<Option<Vec<_>>>();
     let ids = ids.ok_or_else(|| format!("one of {names:?} does not exist"))?;
-    let counts = ledger.count(&ids).await.map_err(failed)?;
-    let page = ledger.segments(None, 1_000).await.map_err(failed)?;
+    let counts = ledger.count(&ids).await?;
+    let page = ledger.segments(None, 1_000).await?;
     let listed: Vec<_> = page.segments.iter().map(|one| (&one.name, one.members)).collect();
     let counted: Vec<_> = names.iter().zip(counts.iter().map(|count| count.members)).collect();
     let expected: Vec<_> = names
@@ -50,12 +53,10 @@ pub async fn disagreement(ledger: &SharedLedger, model: &Model, now: i64) -> Res
         .map(|name| (name, model.count(name.as_str(), now)))
         .collect();
     if counted != expected || listed != expected {
-        return Err(format!(
-            "at {now} counted {counted:?}, listed {listed:?}, and the model has {expected:?}"
-        ));
+        return Err(format!("at {now} counted {counted:?}, listed {listed:?}, and the model has {expected:?}").into());
     }
     match counts.iter().find(|count| count.as_of.as_microsecond() != now) {
-        Some(count) => Err(format!("counted at {} and not at {now}", count.as_of)),
+        Some(count) => Err(format!("counted at {} and not at {now}", count.as_of).into()),
         None => Ok(()),
     }
 }

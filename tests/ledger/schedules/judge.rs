@@ -19,6 +19,8 @@ pub struct Seen {
     pub pairs: usize,
     /// How often each outcome came out of a phase.
     pub outcomes: BTreeMap<String, usize>,
+    /// How often a schedule was begun anew, since no connection was had in time.
+    pub away: u32,
     /// How often a segment went to another lane.
     pub moves: usize,
     /// How many memberships might have ended in more than one way.

@@ -9,7 +9,8 @@ use segment_counter::ledger::{LedgerError, MoveError, PostgresLedger, Recording,
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use super::site::{Site, let_go};
+use super::run::Failure;
+use super::site::{Site, let_go, patiently};
 use super::steps::{Chore, Member, Phase, REMOVERS, WRITERS};
 use crate::world::{name, put, removal};
 
@@ -60,8 +61,16 @@ impl Shared {
     }
 }
 
+/// A call that did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[error("{error} at {call}")]
+pub struct Failed {
+    pub error: LedgerError,
+    call: String,
+}
+
 /// Everything that the phase did. An error of any call is the phase's: all are to succeed.
-pub async fn run(phase: &Phase, site: &mut Site) -> Result<Vec<Log>, String> {
+pub async fn run(phase: &Phase, site: &mut Site) -> Result<Vec<Log>, Failure> {
     let now = site.clock.micros();
     let mut lists: Vec<(usize, Vec<Task>)> = Vec::new();
     for (number, batches) in phase.writers.iter().enumerate() {
@@ -100,6 +109,11 @@ pub async fn run(phase: &Phase, site: &mut Site) -> Result<Vec<Log>, String> {
     }
     lists.retain(|(_, tasks)| !tasks.is_empty());
 
+    // Whoever has no connection yet gets one now, one after another: so many logins at once would take longer than a call may.
+    for (number, _) in &lists {
+        let ledger = site.ledger(*number);
+        patiently(async || ledger.now().await).await;
+    }
     let held = match phase.held {
         Some(member) => site.hold(member).await,
         None => None,
@@ -121,24 +135,22 @@ pub async fn run(phase: &Phase, site: &mut Site) -> Result<Vec<Log>, String> {
         .await
         .map_err(|_| format!("stuck for {} s", PATIENCE.as_secs()))?
     {
-        match ended.map_err(|error| error.to_string())? {
+        match ended? {
             Ok(log) => logs.extend(log),
             Err(error) => failure = Some(error),
         }
     }
     logs.sort_unstable_by_key(|log| log.begin);
-    failure.map_or(Ok(logs), Err)
+    failure.map_or(Ok(logs), |failed: Failed| Err(failed.into()))
 }
 
-async fn one_after_another(tasks: Vec<Task>, ledger: SharedLedger, shared: Shared) -> Result<Vec<Log>, String> {
+async fn one_after_another(tasks: Vec<Task>, ledger: SharedLedger, shared: Shared) -> Result<Vec<Log>, Failed> {
     let mut logs = Vec::new();
     shared.start.wait().await;
     for task in tasks {
         let begin = shared.next();
-        let described = format!("{task:?}");
-        let done = one(task, &ledger)
-            .await
-            .map_err(|error| format!("{error} at {described}"))?;
+        let call = format!("{task:?}");
+        let done = one(task, &ledger).await.map_err(|error| Failed { error, call })?;
         logs.push(Log {
             begin,
             end: shared.next(),

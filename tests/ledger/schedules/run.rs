@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use segment_counter::counting::{UserId, Window};
-use segment_counter::ledger::SharedLedger;
+use segment_counter::ledger::{LedgerError, SharedLedger};
 
 use super::judge::{Seen, judge};
 use super::phase;
@@ -15,7 +15,20 @@ use crate::random::disagreement;
 use crate::world::{after, name, put, removal};
 
 /// A text, or an error of the ledger: none is expected.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whether no connection was had in time: on a machine that stood still meanwhile nothing is wrong with the ledger.
+fn is_away(failure: &Failure) -> bool {
+    let error = match failure.downcast_ref::<phase::Failed>() {
+        Some(failed) => Some(&failed.error),
+        None => failure.downcast_ref::<LedgerError>(),
+    };
+    match error {
+        Some(LedgerError::Timeout(why)) => why == "no connection came free",
+        Some(LedgerError::Unreachable(_)) => true,
+        _ => false,
+    }
+}
 
 struct Walk<'a> {
     site: &'a mut Site,
@@ -25,8 +38,28 @@ struct Walk<'a> {
     seen: &'a mut Seen,
 }
 
-/// An error says at which step the ledger and the model part, and how.
-pub async fn run(schedule: &Schedule, site: &mut Site, seen: &mut Seen) -> Result<(), String> {
+/// Why a schedule did not come to its end.
+#[derive(Debug)]
+pub enum Stopped {
+    /// The ledger and the model part: at which step, and how.
+    Parted(String),
+    /// The ledger could not be asked.
+    Away(String),
+}
+
+impl From<(usize, Failure)> for Stopped {
+    fn from((step, failure): (usize, Failure)) -> Self {
+        // The step itself stands in the line that is printed: by its number, counted from 0.
+        let why = format!("step {step}: {failure}");
+        if is_away(&failure) {
+            Self::Away(why)
+        } else {
+            Self::Parted(why)
+        }
+    }
+}
+
+pub async fn run(schedule: &Schedule, site: &mut Site, seen: &mut Seen) -> Result<(), Stopped> {
     let mut walk = Walk {
         model: Model::new(rules(schedule.rules)),
         latest: site.clock.micros(),
@@ -34,16 +67,10 @@ pub async fn run(schedule: &Schedule, site: &mut Site, seen: &mut Seen) -> Resul
         seen,
     };
     for (number, step) in schedule.steps.iter().enumerate() {
-        // The step itself stands in the line that is printed: by its number, counted from 0.
-        let at = |why: Failure| format!("step {number}: {why}");
-        walk.step(step).await.map_err(at)?;
-        walk.latest = walk.latest.max(walk.site.clock.micros());
-        let ledger = walk.site.ledger(0);
-        disagreement(&ledger, &walk.model, walk.site.clock.micros())
-            .await
-            .map_err(|why| at(why.into()))?;
+        walk.step(step).await.map_err(|failure| (number, failure))?;
     }
-    walk.compare().await.map_err(|why| format!("at the end: {why}"))
+    let end = schedule.steps.len();
+    walk.compare().await.map_err(|failure| (end, failure).into())
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, actual: &T, expected: &T) -> Result<(), Failure> {
@@ -86,6 +113,13 @@ impl Walk<'_> {
     }
 
     async fn step(&mut self, step: &Step) -> Result<(), Failure> {
+        self.take(step).await?;
+        let now = self.site.clock.micros();
+        self.latest = self.latest.max(now);
+        disagreement(&self.site.ledger(0), &self.model, now).await
+    }
+
+    async fn take(&mut self, step: &Step) -> Result<(), Failure> {
         let now = self.site.clock.micros();
         let ledger = self.site.ledger(0);
         match step {

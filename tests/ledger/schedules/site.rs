@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use segment_counter::ledger::{
-    Ledger, Location, PostgresLedger, Settings, SharedLedger, SqliteLedger, TestClock, open,
+    Ledger, LedgerError, Location, PostgresLedger, Settings, SharedLedger, SqliteLedger, TestClock, open,
 };
 use sqlx::postgres::{PgPoolOptions, PgRow};
 use sqlx::sqlite::SqliteRow;
@@ -15,8 +15,10 @@ use super::steps::{Member, On, rules};
 use crate::world::{Place, World, clock, settings, start};
 
 /// How long a row is held.
-const HELD: Duration = Duration::from_millis(15);
+const HELD: Duration = Duration::from_millis(30);
 
+/// How long a connection is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How many ledgers are open before those by other rules are closed.
 const MOST_LEDGERS: usize = 12;
 
@@ -56,7 +58,7 @@ impl Site {
     /// A place where nothing stands.
     pub async fn new(on: On, world: &World, number: u8) -> Self {
         let clock = clock();
-        let site_settings = by(number, &clock);
+        let site_settings = by(number, on, &clock);
         let (mut place, mut memory) = (None, None);
         let behind = if on == On::Memory {
             let ledger = SqliteLedger::open(None, site_settings);
@@ -67,7 +69,9 @@ impl Site {
             behind
         } else {
             let here = place.insert(world.place());
-            here.ledger(&site_settings).await.close().await;
+            let ledger = open(&location(here), site_settings).unwrap();
+            patiently(async || ledger.migrate().await).await;
+            ledger.close().await;
             if on == On::File {
                 let url = format!("sqlite://{}", here.file.display());
                 Behind::Sqlite(SqlitePool::connect(&url).await.unwrap())
@@ -130,10 +134,10 @@ impl Site {
     /// Who moves segments between lanes, where there are some.
     pub fn mover(&mut self) -> Option<Arc<PostgresLedger>> {
         if self.on == On::Lanes && self.mover.is_none() {
-            let Location::Postgres(options) = self.place.as_ref()?.location() else {
+            let Location::Postgres(options) = location(self.place.as_ref()?) else {
                 return None;
             };
-            let mover = PostgresLedger::open(&options, by(self.rules, &self.clock)).unwrap();
+            let mover = PostgresLedger::open(&options, by(self.rules, self.on, &self.clock)).unwrap();
             self.mover = Some(Arc::new(mover));
         }
         self.mover.clone()
@@ -148,7 +152,7 @@ impl Site {
         let opened = self
             .ledgers
             .entry((self.rules, number))
-            .or_insert_with(|| open(&here.location(), by(self.rules, &self.clock)).unwrap());
+            .or_insert_with(|| open(&location(here), by(self.rules, self.on, &self.clock)).unwrap());
         opened.clone()
     }
 
@@ -276,10 +280,32 @@ impl Site {
     }
 }
 
-fn by(number: u8, clock: &TestClock) -> Settings {
+/// With patience for a connection: a schedule is about what calls do, however long they wait on a machine that has much else to do.
+fn location(place: &Place) -> Location {
+    match place.location() {
+        Location::Postgres(options) => Location::Postgres(options.waiting(PATIENCE)),
+        other => other,
+    }
+}
+
+fn by(number: u8, on: On, clock: &TestClock) -> Settings {
     Settings {
         rules: rules(number),
+        lanes: if on == On::Lanes { 4 } else { 1 },
         ..settings(600, 60, Some(clock))
+    }
+}
+
+/// Asks again for a while: logins take long on a machine that has much to do, and none is what a schedule is about.
+pub async fn patiently<T>(ask: impl AsyncFn() -> Result<T, LedgerError>) -> T {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) if error.is_transient() && tries < 30 => tokio::time::sleep(Duration::from_millis(200)).await,
+            Err(error) => panic!("asked {tries} times: {error}"),
+        }
     }
 }
 

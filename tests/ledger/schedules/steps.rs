@@ -132,7 +132,22 @@ pub fn schedule(on: On) -> impl Strategy<Value = Schedule> {
         1 => reopened,
         6 => phase(on).prop_map(Step::Phase),
     ];
-    (number, vec(step, 4..24)).prop_map(move |(rules, steps)| Schedule { on, rules, steps })
+    let steps = prop_oneof![12 => step.prop_map(|step| vec![step]), 1 => back_again()];
+    (number, vec(steps, 4..20)).prop_map(move |(rules, steps)| Schedule {
+        on,
+        rules,
+        steps: steps.concat(),
+    })
+}
+
+/// Users who come back after their counters were cleared away, or they themselves.
+fn back_again() -> impl Strategy<Value = Vec<Step>> {
+    let cleared = prop_oneof![2 => Just(Step::Sweep), 1 => Just(Step::Archive(3))];
+    let all = || vec(sketch(), 12..20);
+    (all(), -1_i64..2, cleared, all()).prop_map(|(first, by, cleared, then)| {
+        let edge = Step::Edge(SETTLE + by);
+        vec![Step::Record(first), edge, cleared, Step::Record(then)]
+    })
 }
 
 fn window_of(segments: u8) -> impl Strategy<Value = (u8, Option<i64>)> {
@@ -158,15 +173,31 @@ fn phase(on: On) -> impl Strategy<Value = Phase> {
         prop_oneof![1 => Just(Vec::new()), 1 => vec((0_u8..3, 0_u8..4), moves)],
         proptest::option::weighted(0.5, (0_u8..2, 0_u8..5)),
     )
-        .prop_map(|(writers, removers, eraser, changer, keeper, mover, held)| Phase {
-            writers,
-            removers,
-            eraser,
-            changer,
-            keeper,
-            mover,
-            held,
+        .prop_map(|(mut writers, removers, eraser, changer, keeper, mover, held)| {
+            // Somebody waits for the row that is held, with more to write of a user who is erased meanwhile.
+            if let (Some((segment, user)), Some(&erased)) = (held, eraser.first()) {
+                writers[0][0].extend(waiting(segment, user, erased));
+            }
+            Phase {
+                writers,
+                removers,
+                eraser,
+                changer,
+                keeper,
+                mover,
+                held,
+            }
         })
+}
+
+fn waiting(segment: u8, user: u8, erased: u8) -> [Sketch; 2] {
+    let of = |segment, user, offset| Sketch {
+        segment,
+        user,
+        offset: Some(offset),
+        ttl: Some(20_000),
+    };
+    [of(segment, user, 290 * SECOND), of(2, erased, 0)]
 }
 
 /// A pair of a phase: mostly one that counts, of now, of before or of a little later, with windows that make ends differ.
