@@ -10,6 +10,7 @@ use segment_counter::counting::{Pair, SegmentName, UserId};
 use segment_counter::ledger::{LedgerError, Location, Settings, SharedLedger, open};
 use support::postgres::{Server, execute, server};
 use support::proxy::Proxy;
+use tokio_util::sync::CancellationToken;
 
 fn ledger(url: &str, password: Option<&str>) -> SharedLedger {
     open(
@@ -37,9 +38,15 @@ async fn rule_5_a_crash_of_the_server_loses_no_acknowledged_pair() {
     let mut acknowledged = 0_i64;
     for crash in 0..3 {
         let writer = ledger(&url, None);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
         let writes = tokio::spawn(async move {
             let mut acknowledged = 0_i64;
-            while let Ok(recorded) = writer.record(&[pair(&format!("{crash}-{acknowledged}"))]).await {
+            // A crash between two statements fails none of them: the pool reconnects. So it is told to stop as well.
+            while !stopped.is_cancelled() {
+                let Ok(recorded) = writer.record(&[pair(&format!("{crash}-{acknowledged}"))]).await else {
+                    break;
+                };
                 assert_eq!(recorded.pairs.len(), 1);
                 acknowledged += 1;
             }
@@ -47,6 +54,7 @@ async fn rule_5_a_crash_of_the_server_loses_no_acknowledged_pair() {
         });
         tokio::time::sleep(Duration::from_millis(400)).await;
         tokio::task::block_in_place(|| server.crash_and_restart());
+        stop.cancel();
         let done = writes.await.unwrap();
         assert!(done > 0);
         acknowledged += done;

@@ -96,6 +96,7 @@ async fn a_reader_whose_statement_waits_across_the_edge_never_sees_a_member_twic
 /// Until a session of the database waits for a lock on a table.
 async fn wait_until_something_waits(url: &str) {
     let mut session = PgConnection::connect(url).await.unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
         let waiting: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'
@@ -107,6 +108,7 @@ async fn wait_until_something_waits(url: &str) {
         if waiting > 0 {
             return;
         }
+        assert!(std::time::Instant::now() < until, "nothing waits for a lock");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
