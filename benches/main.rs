@@ -54,6 +54,8 @@ enum Figure {
     Ndjson,
     /// Streams in which most pairs are repeats.
     Repeats,
+    /// Four lanes beside one.
+    Lanes,
     /// What a pair of a stream costs the service.
     Path,
     /// One pair a request beside one INSERT a request, and beside a constant.
@@ -98,6 +100,7 @@ async fn main() {
         rows.extend(match figure {
             Figure::Ndjson => figures::ndjson::unique(&plan).await,
             Figure::Repeats => figures::ndjson::repeats(&plan).await,
+            Figure::Lanes => figures::lanes::measure(&plan).await,
             Figure::Path => figures::path::measure(&plan).await,
             Figure::Pairs => figures::pairs::measure(&plan).await,
             Figure::Overload => figures::overload::measure(&plan).await,

@@ -66,6 +66,7 @@ for_every_ledger! {
     concurrent::archive_and_sweep_disturb_no_writer,
     jobs::the_archive_moves_exactly_what_ended_before_now_minus_settle,
     jobs::a_recount_mends_what_differs_and_says_so,
+    jobs::a_recount_of_many_finds_the_one_whose_counters_differ_whatever_they_add_up_to,
     jobs::one_exclusive_job_runs_at_a_time_and_a_dead_one_is_forgotten,
     jobs::a_sweep_forgets_old_runs_but_never_what_the_state_is_told_from,
     jobs::migrations_may_run_again_and_at_once,

@@ -66,7 +66,7 @@ async fn rule_5_a_crash_of_the_server_loses_no_acknowledged_pair() {
             members >= acknowledged && members <= acknowledged + crash + 1,
             "{acknowledged} pairs, {members} members"
         );
-        let recount = after.recount(segment).await.unwrap();
+        let recount = after.recount(&[segment]).await.unwrap()[0];
         assert_eq!((recount.drift, recount.members), (0, members));
     }
 }

@@ -16,6 +16,8 @@ mod away;
 mod bound;
 #[path = "service/counting.rs"]
 mod counting;
+#[path = "service/crowd.rs"]
+mod crowd;
 #[path = "service/jobs.rs"]
 mod jobs;
 #[path = "service/model.rs"]

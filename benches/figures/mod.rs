@@ -4,6 +4,7 @@ pub mod archive;
 pub mod bytes;
 pub mod cold;
 pub mod counts;
+pub mod lanes;
 pub mod large;
 pub mod ndjson;
 pub mod overload;

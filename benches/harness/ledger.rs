@@ -21,11 +21,13 @@ pub enum Leaving {
 
 /// No memberships: each run begins from the same.
 pub async fn empty(database_url: &str) {
-    execute(
-        database_url,
-        "TRUNCATE segment_counter_lane_0.membership, segment_counter_lane_0.segment_bucket, segment_counter_lane_0.segment_span; CHECKPOINT",
-    )
-    .await;
+    let (lanes,): (i64,) = ask(database_url, "SELECT count(*) FROM segment_counter.lane").await;
+    let tables: Vec<String> = (0..lanes)
+        .flat_map(|lane| {
+            ["membership", "segment_bucket", "segment_span"].map(|table| format!("segment_counter_lane_{lane}.{table}"))
+        })
+        .collect();
+    execute(database_url, &format!("TRUNCATE {}; CHECKPOINT", tables.join(", "))).await;
 }
 
 /// The segments of the pairs, and their numbers.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -106,6 +106,11 @@ impl Guard {
 }
 
 impl Guard {
+    /// How many requests of the route are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.0.metrics.under_way()
+    }
+
     /// An answer that needs no wait, measured and named as every other; `None` where `answer` has none or the request is to be refused: then
     /// nothing was measured.
     pub(crate) fn at_once<B>(
@@ -207,16 +212,15 @@ where
     }
 }
 
-/// A failure is worth a line; an answer only where somebody asked for it.
+/// A failure is worth a line; an answer only where somebody asked for it. A request that is told to come again is no failure: there are as many of
+/// them as clients care to send.
 fn report(guard: &Inner, method: &str, id: &HeaderValue, response: &Response, seconds: f64) {
     let route = &*guard.metrics.route;
     let status = response.status().as_u16();
     let request = id.to_str().unwrap_or_default();
-    if response.status().is_server_error() {
-        let cause = response
-            .extensions()
-            .get::<Cause>()
-            .map_or("", |cause| cause.0.as_str());
+    let cause = response.extensions().get::<Cause>();
+    if cause.is_some() || response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+        let cause = cause.map_or("", |cause| cause.0.as_str());
         tracing::warn!(method, route, status, seconds, request, cause, "a request failed");
     } else {
         tracing::debug!(method, route, status, seconds, request, "a request was answered");

@@ -16,7 +16,6 @@ use super::counts;
 use super::guard::Guard;
 use super::name::is_encoded;
 use crate::counting::SegmentName;
-use crate::runtime::http::Shortcut;
 
 /// The route of [`counts::one`].
 pub(crate) const ROUTE: &str = "/v1/segments/{segment}/count";
@@ -29,8 +28,8 @@ pub(crate) struct Hot {
     pub(crate) guard: Guard,
 }
 
-impl Shortcut for Hot {
-    fn answer(&self, request: &Request<Incoming>) -> Option<Response> {
+impl Hot {
+    pub(crate) fn answer(&self, request: &Request<Incoming>) -> Option<Response> {
         if request.method() != Method::GET || request.uri().query().is_some() || !is_plain(request.headers()) {
             return None;
         }

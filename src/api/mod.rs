@@ -8,6 +8,7 @@ mod batch;
 mod body;
 mod counts;
 mod document;
+mod front;
 mod guard;
 mod hot;
 mod json;
@@ -188,7 +189,7 @@ pub fn routes(options: Options, registry: &mut Registry) -> Routes {
     let ids = Arc::new(RequestIds::new());
     let tokens = options.tokens.clone();
     let mut router = OpenApiRouter::<Api>::with_openapi(document::head());
-    let mut of_hot = None;
+    let (mut of_hot, mut of_pairs) = (None, None);
     for routes in all_routes() {
         let Some((path, item)) = routes.1.paths.first_key_value() else {
             continue;
@@ -199,8 +200,10 @@ pub fn routes(options: Options, registry: &mut Registry) -> Routes {
             metrics.of(path),
             Arc::clone(&ids),
         );
-        if path == hot::ROUTE {
-            of_hot = Some(guard.clone());
+        match path.as_str() {
+            hot::ROUTE => of_hot = Some(guard.clone()),
+            front::PAIRS => of_pairs = Some(guard.clone()),
+            _ => {}
         }
         router = router.routes(routes.layer(guard));
     }
@@ -213,9 +216,16 @@ pub fn routes(options: Options, registry: &mut Registry) -> Routes {
         rules: options.service.ledger().settings().rules,
         options,
     }));
-    let shortcut = of_hot.map(|guard| {
-        let api = api.clone();
-        Arc::new(hot::Hot { api, guard }) as Arc<dyn Shortcut>
+    let shortcut = of_hot.zip(of_pairs).map(|(of_hot, of_pairs)| {
+        let hot = hot::Hot {
+            api: api.clone(),
+            guard: of_hot,
+        };
+        let crowd = front::Crowd {
+            api: api.clone(),
+            guard: of_pairs,
+        };
+        Arc::new(front::Front { hot, crowd }) as Arc<dyn Shortcut>
     });
     let router = router
         .fallback_service(tower::Layer::layer(&guard, unmatched))

@@ -74,7 +74,7 @@ pub struct JobState {
 pub struct ArchiveCursor {
     /// The lane.
     pub lane: u32,
-    /// PostgreSQL: the heap block from which on to look. SQLite: the rowid.
+    /// PostgreSQL: the place in the heap after which to look. SQLite: the rowid.
     pub position: i64,
 }
 

@@ -155,12 +155,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`LedgerError`]
     async fn least_recently_recounted(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError>;
 
-    /// Recounts one segment from its memberships in one short snapshot, compares every counter still to come, mends what differs under a
-    /// lock, stores the count as a point of the trend, and notes when it was done.
+    /// Recounts segments from their memberships, in one short snapshot where their counters agree; compares every counter still to come, mends
+    /// what differs under a lock, stores each count as a point of the trend, and notes when it was done. Answers in the order of `segments`.
     ///
     /// # Errors
     /// [`LedgerError`]
-    async fn recount(&self, segment: SegmentId) -> Result<Recount, LedgerError>;
+    async fn recount(&self, segments: &[SegmentId]) -> Result<Vec<Recount>, LedgerError>;
 
     /// Notes that a job began. `None`: one of its kind is running (seen within the last minute) and `exclusive` was asked for.
     ///

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,10 +23,16 @@ use super::metrics::Metrics;
 
 /// How often a job says that it lives: three times before others take it for dead.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How many segments are recounted at once, each in a snapshot of its own: they share commits.
-const RECOUNTS_AT_ONCE: usize = 4;
 /// Segments asked for at once.
-const SEGMENTS_AT_ONCE: u32 = 100;
+const SEGMENTS_AT_ONCE: u32 = 1_000;
+/// Groups of segments that are recounted at once, each in a snapshot of its own.
+const GROUPS_AT_ONCE: usize = 2;
+/// The segments of the first groups, and of the largest.
+const FIRST_GROUP: usize = 8;
+const LARGEST_GROUP: usize = 256;
+/// How long the snapshot of a group should last at most, as groups are made larger and smaller: while it lasts, counters that are rewritten leave
+/// dead rows behind, through which counts must read.
+const SNAPSHOT: Duration = Duration::from_millis(200);
 
 /// How an archive runs.
 #[derive(Debug, Clone)]
@@ -61,7 +68,7 @@ pub struct RefreshOptions {
     pub budget: Duration,
     /// Whether to refuse while another runs. Any number at once is safe.
     pub exclusive: bool,
-    /// Ends it between two segments.
+    /// Ends it between two groups of segments.
     pub stop: CancellationToken,
 }
 
@@ -206,28 +213,33 @@ impl Maintenance {
     async fn refresh_steps(&self, options: &RefreshOptions, tally: &Tally) -> Result<(), ServiceError> {
         let started = Instant::now();
         let mut seen = BTreeSet::new();
+        let mut group = FIRST_GROUP;
         loop {
             let next = self.ledger.least_recently_recounted(SEGMENTS_AT_ONCE).await?;
             let unseen: Vec<SegmentId> = next.into_iter().filter(|segment| seen.insert(*segment)).collect();
             if unseen.is_empty() {
                 return Ok(());
             }
-            let mut waiting = unseen.into_iter();
+            let mut waiting = unseen.as_slice();
             let mut under_way = FuturesUnordered::new();
             loop {
                 let stops = options.stop.is_cancelled() || started.elapsed() >= options.budget;
-                while !stops
-                    && under_way.len() < RECOUNTS_AT_ONCE
-                    && let Some(segment) = waiting.next()
-                {
-                    under_way.push(self.recount(segment));
+                while !stops && under_way.len() < GROUPS_AT_ONCE && !waiting.is_empty() {
+                    let (next, rest) = waiting.split_at(group.min(waiting.len()));
+                    under_way.push(self.recount(next));
+                    waiting = rest;
                 }
-                let Some(drift) = under_way.next().await.transpose()? else {
+                let Some(done) = under_way.next().await.transpose()? else {
                     break;
                 };
+                group = match done.took {
+                    took if took > SNAPSHOT => (group / 2).max(1),
+                    took if took < SNAPSHOT / 2 => (group * 2).min(LARGEST_GROUP),
+                    _ => group,
+                };
                 tally.add(|report| {
-                    report.processed += 1;
-                    report.drift += drift;
+                    report.processed += done.segments;
+                    report.drift += done.drift;
                 });
             }
             check_stop(&options.stop, tally)?;
@@ -237,32 +249,50 @@ impl Maintenance {
         }
     }
 
-    /// Recounts one segment and puts the count into the cache, claimed before the recount began as every reader does.
-    async fn recount(&self, segment: SegmentId) -> Result<i64, ServiceError> {
-        let claim = self
-            .cache
-            .read(segment, self.bound)
-            .await
-            .ok()
-            .and_then(|lookup| lookup.claim);
-        let recount = self.ledger.recount(segment).await?;
-        self.metrics.recounts.inc();
-        if recount.drift != 0 {
-            self.metrics.drift.inc_by(recount.drift.unsigned_abs());
-            tracing::error!(
-                segment = segment.0,
-                drift = recount.drift,
-                members = recount.members,
-                "the counters of a segment differed from its memberships and were mended: a defect, please report it"
-            );
+    /// Recounts segments and puts their counts into the cache, claimed before the recount began as every reader does.
+    async fn recount(&self, segments: &[SegmentId]) -> Result<Recounted, ServiceError> {
+        let claims = join_all(segments.iter().map(|segment| self.cache.read(*segment, self.bound))).await;
+        let begun = Instant::now();
+        let recounts = self.ledger.recount(segments).await?;
+        let took = begun.elapsed();
+        let mut drift = 0;
+        for recount in &recounts {
+            self.metrics.recounts.inc();
+            drift += recount.drift;
+            if recount.drift != 0 {
+                self.metrics.drift.inc_by(recount.drift.unsigned_abs());
+                tracing::error!(
+                    segment = recount.segment.0,
+                    drift = recount.drift,
+                    members = recount.members,
+                    "the counters of a segment differed from its memberships and were mended: a defect, please report it"
+                );
+            }
         }
-        if let Some(claim) = claim
-            && let Err(error) = self.cache.store(&claim, recount.members, recount.as_of).await
-        {
-            tracing::debug!(%error, "a recount was not cached");
-        }
-        Ok(recount.drift)
+        let claims = claims.into_iter().map(|lookup| lookup.ok()?.claim);
+        let stores = claims
+            .zip(&recounts)
+            .filter_map(|(claim, recount)| Some((claim?, recount)));
+        join_all(stores.map(|(claim, recount)| async move {
+            if let Err(error) = self.cache.store(&claim, recount.members, recount.as_of).await {
+                tracing::debug!(%error, "a recount was not cached");
+            }
+        }))
+        .await;
+        Ok(Recounted {
+            segments: i64::try_from(recounts.len()).unwrap_or(i64::MAX),
+            drift,
+            took,
+        })
     }
+}
+
+/// What the recount of a group of segments brought.
+struct Recounted {
+    segments: i64,
+    drift: i64,
+    /// How long the ledger took.
+    took: Duration,
 }
 
 fn check_stop(stop: &CancellationToken, tally: &Tally) -> Result<(), ServiceError> {

@@ -108,6 +108,14 @@ impl Service {
         self.recorder.record(pair).await
     }
 
+    /// Whether one more single pair should come, where so many are on their way to [`Service::record`] or wait in it.
+    ///
+    /// # Errors
+    /// [`ServiceError::Overloaded`]: more than two flushes hold. One is under way and the next is full; what comes on top of them only waits.
+    pub fn admit_pair(&self, under_way: usize) -> Result<(), ServiceError> {
+        self.recorder.admit(under_way)
+    }
+
     /// Records many pairs, answers in their order; each [`Service::commit_pairs`] of them are committed on their own. A slow ledger makes
     /// this wait, so a stream that hands in one chunk after another stays bounded.
     ///

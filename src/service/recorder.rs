@@ -7,7 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -29,6 +29,8 @@ use super::{ServiceConfig, ServiceError};
 /// When an overloaded client should come again: some flushes later, or when what waits is committed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// How often the log says that requests are refused, in seconds: there are as many of them as clients care to send.
+const TELL_EVERY: u64 = 10;
 
 type Answer = oneshot::Sender<Result<Recording, ServiceError>>;
 
@@ -50,6 +52,9 @@ pub(crate) struct Recorder {
     batch_permits: Arc<Semaphore>,
     batch_waiting: Arc<AtomicUsize>,
     batch_limit: usize,
+    born: Instant,
+    /// When the log last said that requests are refused, in seconds since `born`.
+    told: AtomicU64,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -90,9 +95,19 @@ impl Recorder {
             batch_permits: Arc::new(Semaphore::new(config.batch_writers.max(1))),
             batch_waiting: Arc::new(AtomicUsize::new(0)),
             batch_limit: config.batch_queue_pairs,
+            born: Instant::now(),
+            told: AtomicU64::new(0),
             stop,
             tasks,
         }
+    }
+
+    /// Refuses a single pair where those on their way fill two flushes of each flusher.
+    pub(crate) fn admit(&self, under_way: usize) -> Result<(), ServiceError> {
+        if under_way < 2 * self.committer.flush_pairs * self.lanes.len() {
+            return Ok(());
+        }
+        Err(self.overloaded(RETRY_AFTER))
     }
 
     /// Records one pair with whatever else waits; answers after the commit.
@@ -249,6 +264,21 @@ impl Recorder {
 
     fn overloaded(&self, retry_after: Duration) -> ServiceError {
         self.committer.metrics.overloaded.inc();
+        let (now, last) = (
+            self.born.elapsed().as_secs() + TELL_EVERY,
+            self.told.load(Ordering::Relaxed),
+        );
+        let due = now >= last + TELL_EVERY;
+        if due
+            && self
+                .told
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            tracing::warn!(
+                "more pairs come than are committed in time: requests are told to come again (recorder_overloaded counts them)"
+            );
+        }
         ServiceError::Overloaded { retry_after }
     }
 }

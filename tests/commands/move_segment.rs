@@ -50,7 +50,7 @@ async fn home_and_count(url: &str) -> (usize, i64) {
     let (ledger, name) = (ledger(url), SegmentName::new("s").unwrap());
     let id = ledger.resolve(std::slice::from_ref(&name)).await.unwrap()[0].unwrap();
     let members = ledger.count(&[id]).await.unwrap()[0].members;
-    assert_eq!(ledger.recount(id).await.unwrap().drift, 0);
+    assert_eq!(ledger.recount(&[id]).await.unwrap()[0].drift, 0);
     (ledger.lane_of(&name), members)
 }
 

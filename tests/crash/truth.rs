@@ -49,7 +49,7 @@ pub async fn holds(load: &Load) {
     let segments = ledger.least_recently_recounted(100).await.unwrap();
     assert_eq!(segments.len(), SEGMENTS);
     for segment in segments {
-        assert_eq!(ledger.recount(segment).await.unwrap().drift, 0, "{segment:?}");
+        assert_eq!(ledger.recount(&[segment]).await.unwrap()[0].drift, 0, "{segment:?}");
     }
     ledger.close().await;
 }

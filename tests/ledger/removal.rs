@@ -266,7 +266,7 @@ pub async fn a_deleted_segment_is_gone_at_once_and_its_rows_with_the_next_sweep(
     ledger.record(&pairs).await.unwrap();
     ledger.record(&[pair("t", "u")]).await.unwrap();
     let old = id(&other, "s").await;
-    ledger.recount(old).await.unwrap();
+    ledger.recount(&[old]).await.unwrap();
 
     assert_eq!(ledger.delete_segment(&name("s")).await.unwrap(), Some(old));
     assert_eq!(ledger.delete_segment(&name("s")).await.unwrap(), None);

@@ -289,11 +289,9 @@ pub async fn count(ledger: &SharedLedger, segment: &str) -> i64 {
 
 /// Recounts every segment; the sum of their drifts.
 pub async fn drift(ledger: &SharedLedger) -> i64 {
-    let mut drift = 0;
-    for segment in ledger.least_recently_recounted(10_000).await.unwrap() {
-        drift += ledger.recount(segment).await.unwrap().drift;
-    }
-    drift
+    let all = ledger.least_recently_recounted(10_000).await.unwrap();
+    let found = ledger.recount(&all).await.unwrap();
+    found.iter().map(|recount| recount.drift).sum()
 }
 
 /// A whole pass of the archive in batches of `limit`; how many were moved.

@@ -1,5 +1,6 @@
 //! Archive and refresh: totals, progress, limits, failures and how they end up in the ledger.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -163,8 +164,8 @@ async fn a_refresh_recounts_every_segment_once_and_warms_the_cache() {
 #[tokio::test(start_paused = true)]
 async fn a_refresh_ends_with_its_budget_and_the_next_one_goes_on() {
     let ledger = ModelLedger::new();
-    segments(&ledger, 40).await;
-    *ledger.recount_delay.lock().unwrap() = Duration::from_secs(1);
+    segments(&ledger, 200).await;
+    *ledger.recount_delay.lock().unwrap() = Duration::from_millis(150);
     let service = start(&ledger, memory(), ServiceConfig::default());
     let run = || {
         service.refresh(
@@ -175,11 +176,37 @@ async fn a_refresh_ends_with_its_budget_and_the_next_one_goes_on() {
             watch().0,
         )
     };
-    // Four at once, each a second.
-    assert_eq!(run().await.unwrap().processed, 24);
-    assert_eq!(run().await.unwrap().processed, 24);
+    let first = run().await.unwrap().processed;
+    // A group that holds its snapshot for too long is followed by smaller ones.
+    let sizes = std::mem::take(&mut *ledger.recounts.lock().unwrap());
+    assert_eq!(sizes[..4], [8, 8, 4, 2]);
+    assert!(sizes[4..].iter().all(|size| *size == 1), "{sizes:?}");
+    let second = run().await.unwrap().processed;
+    // Two groups at once, each segment 150 ms.
+    for done in [first, second] {
+        assert!((70..=90).contains(&done), "{done}");
+    }
+    let recounted: BTreeSet<_> = ledger.recounted().into_iter().collect();
+    assert_eq!(i64::try_from(recounted.len()).unwrap(), first + second, "none twice");
     let ends = ledger.job_ends.lock().unwrap();
     assert!(ends.iter().all(|(result, _)| *result == JobResult::Succeeded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_of_small_segments_takes_many_at_once() {
+    let ledger = ModelLedger::new();
+    segments(&ledger, 2_500).await;
+    let service = start(&ledger, memory(), ServiceConfig::default());
+    assert_eq!(
+        service
+            .refresh(RefreshOptions::default(), watch().0)
+            .await
+            .unwrap()
+            .processed,
+        2_500
+    );
+    let sizes = ledger.recounts.lock().unwrap().clone();
+    assert_eq!((sizes[0], sizes.iter().max()), (8, Some(&256)));
 }
 
 #[tokio::test(start_paused = true)]

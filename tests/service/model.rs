@@ -96,6 +96,8 @@ pub struct ModelLedger {
     pub archive_delay: Mutex<Duration>,
     pub drift: Mutex<BTreeMap<SegmentId, i64>>,
     pub recount_delay: Mutex<Duration>,
+    /// How many segments each call of `recount` held.
+    pub recounts: Mutex<Vec<usize>>,
     pub job_running: AtomicBool,
     pub job_ends: Mutex<Vec<(JobResult, JobReport)>>,
     pub heartbeats: AtomicUsize,
@@ -126,6 +128,7 @@ impl ModelLedger {
             archive_delay: Mutex::default(),
             drift: Mutex::default(),
             recount_delay: Mutex::default(),
+            recounts: Mutex::default(),
             job_running: AtomicBool::new(false),
             job_ends: Mutex::default(),
             heartbeats: AtomicUsize::new(0),
@@ -140,6 +143,11 @@ impl ModelLedger {
 
     pub fn fail(&self, error: Option<LedgerError>) {
         *self.failure.lock().unwrap() = error;
+    }
+
+    /// The segments that were recounted, one after another.
+    pub fn recounted(&self) -> Vec<SegmentId> {
+        self.state.lock().unwrap().recounted.clone()
     }
 
     pub fn statements(&self) -> usize {

@@ -224,23 +224,23 @@ impl Ledger for ModelLedger {
         Ok(ids)
     }
 
-    async fn recount(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
+    async fn recount(&self, segments: &[SegmentId]) -> Result<Vec<Recount>, LedgerError> {
         let as_of = self.instant();
-        let members = {
-            let mut state = self.state.lock().unwrap();
-            state.recounted.push(segment);
-            i64::try_from(state.members[&segment].len()).unwrap()
-        };
+        self.recounts.lock().unwrap().push(segments.len());
+        // A ledger that is slow is so for each.
         let delay = *self.recount_delay.lock().unwrap();
-        sleep(delay).await;
+        sleep(delay * u32::try_from(segments.len()).unwrap()).await;
         Self::check(self)?;
-        let drift = self.drift.lock().unwrap().get(&segment).copied().unwrap_or(0);
-        Ok(Recount {
-            segment,
-            members,
-            drift,
+        let mut state = self.state.lock().unwrap();
+        state.recounted.extend(segments);
+        let drifts = self.drift.lock().unwrap();
+        let recount = |segment: &SegmentId| Recount {
+            segment: *segment,
+            members: i64::try_from(state.members[segment].len()).unwrap(),
+            drift: drifts.get(segment).copied().unwrap_or(0),
             as_of,
-        })
+        };
+        Ok(segments.iter().map(recount).collect())
     }
 
     async fn begin_job(&self, _: Job, exclusive: bool) -> Result<Option<JobId>, LedgerError> {

@@ -1,9 +1,9 @@
 //! The archive: moves what has ended into the history, and clears the counters of the past.
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use super::lanes::Lane;
-use super::session::{STEP, over};
+use super::session::{STEP, is_lock_timeout, over};
 use super::{PostgresLedger, partitions};
 use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError, Swept};
 
@@ -12,23 +12,54 @@ const BLOCKS: i64 = 4_096;
 /// How many counters one statement of the sweep clears.
 const SWEEP_CHUNK: i64 = 10_000;
 
-/// Moves up to `$5` rows of the heap blocks `$3` to `$4` that ended before now - `$2` µs; `$6`: how long a removal is remembered (µs).
+/// How long a batch waits for a row that somebody writes. Far shorter than the second after which a server looks for deadlocks: of an archive and a
+/// writer that wait for each other, it is the archive that gives up.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '100ms'";
+
+/// Moves up to `$5` rows that ended before now - `$2` µs, from the place `$3` of the heap up to the block `$4`.
 ///
-/// Walks the heap by TID ranges, since there is no index on expires_at. A locked row is being renewed: left alone. A row that was
-/// renewed while we waited is checked again under its lock. A row that also bears a removal stays as its mark until that is spent; a mark alone
-/// (which ended at the epoch) is no membership and goes into no history.
+/// Walks the heap by TID ranges, since there is no index on expires_at: once to see how far so many rows reach, once to delete them. That is half
+/// the work of locking rows first and then deleting what was locked. A row that is being renewed is waited for, and looked at again.
 ///
 /// Rows of a segment that was deleted, or lives in another lane, are left alone: they are the sweep's, or a copy that is being made.
+/// So are those that bear a removal: [`MOVE_MARKED`] is for them.
 ///
-/// Answers how many memberships were moved, how many rows were dealt with, and the last block of those.
+/// Answers how many were moved, how many had ended, the place of the last of those, and whether any bears a removal.
 const MOVE: &str = r#"
+WITH instant AS MATERIALIZED (
+  SELECT now, now - $2 * interval '1 microsecond' AS ended_by FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
+), reach AS MATERIALIZED (
+  SELECT count(*) AS ended, max(tid) AS last, coalesce(bool_or(marked), false) AS marked
+    FROM (SELECT m.ctid AS tid, m.removed_at IS NOT NULL AS marked FROM "{lane}".membership m
+           WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,0)', $4)::tid
+             AND m.expires_at <= (SELECT ended_by FROM instant)
+           LIMIT $5) first
+), gone AS (
+  DELETE FROM "{lane}".membership m
+   WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid <= (SELECT last FROM reach)
+     AND m.expires_at <= (SELECT ended_by FROM instant) AND m.removed_at IS NULL
+     AND EXISTS (SELECT FROM "{base}".segment s WHERE s.id = m.segment_id AND s.lane = {number})
+  RETURNING m.segment_id, m.user_id, m.expires_at
+), kept AS (
+  INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
+  SELECT g.segment_id, g.user_id, g.expires_at, i.now FROM gone g, instant i
+)
+SELECT (SELECT count(*) FROM gone), ended, ((last::text::point)[0])::bigint << 16 | ((last::text::point)[1])::bigint, marked FROM reach
+"#;
+
+/// The same for rows that bear removals, and where a row is locked for longer than a batch may wait: it locks what it finds, and leaves alone what
+/// somebody else has locked. `$6`: how long a removal is remembered (µs).
+///
+/// A row that also bears a removal stays as its mark until that is spent; a mark alone (which ended at the epoch) is no membership and goes into no
+/// history.
+const MOVE_MARKED: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT coalesce($1, clock_timestamp()) AS now
 ), ended AS MATERIALIZED (
   SELECT m.ctid AS tid, m.segment_id, m.user_id, m.expires_at,
          m.removed_at IS NULL OR m.removed_at <= (SELECT now FROM instant) - $6 * interval '1 microsecond' AS spent
     FROM "{lane}".membership m
-   WHERE m.ctid >= format('(%s,0)', $3)::tid AND m.ctid < format('(%s,0)', $4)::tid
+   WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,0)', $4)::tid
      AND m.expires_at <= (SELECT now FROM instant) - $2 * interval '1 microsecond'
      AND (m.expires_at > timestamptz 'epoch' OR m.removed_at <= (SELECT now FROM instant) - $6 * interval '1 microsecond')
      AND EXISTS (SELECT FROM "{base}".segment s WHERE s.id = m.segment_id AND s.lane = {number})
@@ -46,8 +77,17 @@ WITH instant AS MATERIALIZED (
   INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
   SELECT d.segment_id, d.user_id, d.expires_at, i.now FROM dealt_with d, instant i WHERE d.expires_at > timestamptz 'epoch'
 )
-SELECT count(*) FILTER (WHERE expires_at > timestamptz 'epoch'), count(*), coalesce(max((tid::text::point)[0])::bigint, 0) FROM dealt_with
+SELECT count(*) FILTER (WHERE expires_at > timestamptz 'epoch'), count(*),
+       ((max(tid)::text::point)[0])::bigint << 16 | ((max(tid)::text::point)[1])::bigint, false FROM dealt_with
 "#;
+
+/// What a batch answers: memberships moved, rows that were dealt with, the place of the last of them, and whether some are left that bear removals.
+type Moved = (i64, i64, Option<i64>, bool);
+
+/// The place in the heap where a block begins: places are block and row in one number.
+fn beginning_of(block: i64) -> i64 {
+    block << 16
+}
 
 impl PostgresLedger {
     pub(super) async fn archive_one_batch(
@@ -85,24 +125,68 @@ impl PostgresLedger {
         partitions::ensure(self, session).await?;
         let cursor = cursor.filter(|cursor| i64::from(cursor.lane) == i64::from(lane.number));
         let from = cursor.map_or(0, |cursor| cursor.position);
-        let to = from + BLOCKS;
-        let (moved, dealt_with, last): (i64, i64, i64) = sqlx::query_as(lane.sql(MOVE))
+        let to = (from >> 16) + BLOCKS;
+        let (mut moved, dealt_with, last, marked) = match self.try_to_move(session, lane, from, to, limit).await {
+            // Somebody holds a row for long: without it then.
+            Err(error) if is_lock_timeout(&error) => self.move_marked(session, lane, from, to, limit).await?,
+            done => done?,
+        };
+        // A full batch goes on after its last row.
+        let next = last.filter(|_| dealt_with >= i64::from(limit));
+        if marked {
+            let to = next.map_or(to, |last| (last >> 16) + 1);
+            moved += self.move_marked(session, lane, from, to, limit).await?.0;
+        }
+        let blocks: i64 =
+            sqlx::query_scalar("SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint")
+                .bind(format!("{}.membership", lane.schema))
+                .fetch_one(&mut *session)
+                .await?;
+        let position = next.unwrap_or(beginning_of(to));
+        Ok((moved, (position < beginning_of(blocks)).then_some(position)))
+    }
+
+    /// [`MOVE`], which waits for a row for a moment only.
+    async fn try_to_move(
+        &self,
+        session: &mut PgConnection,
+        lane: &Lane,
+        from: i64,
+        to: i64,
+        limit: u32,
+    ) -> Result<Moved, sqlx::Error> {
+        let mut transaction = session.begin().await?;
+        sqlx::query(PATIENCE).execute(&mut *transaction).await?;
+        let moved = sqlx::query_as(lane.sql(MOVE))
+            .bind(self.clock())
+            .bind(self.settle_micros())
+            .bind(from)
+            .bind(to)
+            .bind(i64::from(limit))
+            .fetch_one(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(moved)
+    }
+
+    /// [`MOVE_MARKED`], which waits for nobody.
+    async fn move_marked(
+        &self,
+        session: &mut PgConnection,
+        lane: &Lane,
+        from: i64,
+        to: i64,
+        limit: u32,
+    ) -> Result<Moved, sqlx::Error> {
+        sqlx::query_as(lane.sql(MOVE_MARKED))
             .bind(self.clock())
             .bind(self.settle_micros())
             .bind(from)
             .bind(to)
             .bind(i64::from(limit))
             .bind(self.settings.rules.memory_micros() + self.settle_micros())
-            .fetch_one(&mut *session)
-            .await?;
-        let blocks: i64 =
-            sqlx::query_scalar("SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint")
-                .bind(format!("{}.membership", lane.schema))
-                .fetch_one(&mut *session)
-                .await?;
-        // A full batch may have left rows of its last block behind: it goes on in that block.
-        let position = if dealt_with >= i64::from(limit) { last } else { to };
-        Ok((moved, (position < blocks).then_some(position)))
+            .fetch_one(session)
+            .await
     }
 
     pub(super) async fn sweep_past(&self, keep_days: u32) -> Result<Swept, LedgerError> {

@@ -218,8 +218,8 @@ impl Ledger for PostgresLedger {
         self.explain(self.longest_unchecked(limit).await).await
     }
 
-    async fn recount(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
-        self.explain(self.recount_segment(segment).await).await
+    async fn recount(&self, segments: &[SegmentId]) -> Result<Vec<Recount>, LedgerError> {
+        self.explain(self.recount_segments(segments).await).await
     }
 
     async fn begin_job(&self, job: Job, exclusive: bool) -> Result<Option<JobId>, LedgerError> {

@@ -17,6 +17,7 @@ use sqlx::{Acquire, PgConnection, Postgres};
 
 use super::connect::statement_timeout;
 use super::lanes::{Home, LANE_CHANGE_LOCK, Lane};
+use super::session::is_lock_timeout;
 use super::{PostgresLedger, Statement, statement};
 use crate::counting::{SegmentId, SegmentName};
 use crate::ledger::LedgerError;
@@ -394,11 +395,4 @@ impl Move<'_> {
         .await?;
         transaction.commit().await
     }
-}
-
-/// `lock_not_available`.
-fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }

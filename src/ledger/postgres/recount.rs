@@ -1,4 +1,10 @@
-//! The recount: memberships against counters, one segment in one short snapshot after another.
+//! The recount: memberships against counters, in one short snapshot after another.
+//!
+//! Two looks. The first tells for many segments at once whether all of their counters agree, by sums and fingerprints: rows that lie scattered over
+//! the tables are then read block by block and not segment by segment, and nothing is sorted or joined. Only a segment that does not agree is
+//! looked at by itself, counter by counter.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{Connection, Executor, PgConnection, Postgres};
 
@@ -7,6 +13,54 @@ use super::session::{STEP, over};
 use super::{PostgresLedger, partitions, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{LedgerError, Recount};
+
+/// Whether counters agree with memberships: `$1` clock, `$2` segments, `$3` what the fingerprints are seeded with.
+///
+/// A fingerprint is the sum of a hash of each member's end (of a counter: as often as it counts), so it does not depend on an order and adds up.
+/// That counters which differ have the sum and the fingerprint of the memberships happens once in 2^31; with another seed the next time, it does
+/// not happen to the same ones again. Buckets are held against memberships, spans against buckets: a span is the number of its two hours.
+///
+/// `OFFSET 0` keeps the end of a bucket reckoned once.
+const AGREE: &str = r#"
+WITH instant AS MATERIALIZED (
+  SELECT now, date_bin('2 hours', now, 'epoch') + interval '2 hours' AS edge, date_part('epoch', date_bin('2 hours', now, 'epoch')) / 7200 + 1 AS passing
+    FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
+), truth AS MATERIALIZED (
+  SELECT segment_id, count(*) AS n, sum(hashfloat8extended(date_part('epoch', expires_at), $3) >> 32) AS print
+    FROM "{lane}".membership WHERE segment_id = ANY($2) AND expires_at > (SELECT now FROM instant)
+   GROUP BY segment_id
+), buckets AS MATERIALIZED (
+  SELECT segment_id, sum(members) AS n, sum(members * (hashfloat8extended(ends, $3) >> 32)) AS print,
+         sum(members * (hashfloat8extended(ceil(ends / 7200), $3) >> 32)) FILTER (WHERE ceil(ends / 7200) > (SELECT passing FROM instant)) AS later
+    FROM (SELECT segment_id, members, date_part('epoch', expires_at) AS ends
+            FROM "{lane}".segment_bucket WHERE segment_id = ANY($2) AND expires_at > (SELECT now FROM instant) OFFSET 0) b
+   GROUP BY segment_id
+), spans AS MATERIALIZED (
+  SELECT segment_id, sum(members * (hashfloat8extended(date_part('epoch', span_end) / 7200, $3) >> 32)) AS later
+    FROM "{lane}".segment_span WHERE segment_id = ANY($2) AND span_end > (SELECT edge FROM instant)
+   GROUP BY segment_id
+)
+SELECT s.id, coalesce(t.n, 0), (SELECT (extract(epoch FROM now) * 1000000)::bigint FROM instant)
+  FROM "{base}".segment s
+  LEFT JOIN truth t ON t.segment_id = s.id LEFT JOIN buckets b ON b.segment_id = s.id LEFT JOIN spans p ON p.segment_id = s.id
+ WHERE s.id = ANY($2) AND s.lane = {number}
+   AND coalesce(t.n, 0) = coalesce(b.n, 0) AND coalesce(t.print, 0) = coalesce(b.print, 0) AND coalesce(b.later, 0) = coalesce(p.later, 0)
+"#;
+
+/// Notes what was found of segments that agree: a point of the trend for each, and when it was (`$1`, µs). `$2` segments, `$3` their members.
+/// Answers those that are still there. Locked in the order of their numbers: another refresh may note the same ones.
+const NOTE: &str = r#"
+WITH here AS MATERIALIZED (
+  SELECT s.id, n.members, timestamptz 'epoch' + $1 * interval '1 microsecond' AS at
+    FROM unnest($2::bigint[], $3::bigint[]) AS n(id, members) JOIN "{base}".segment s ON s.id = n.id
+   WHERE s.lane = {number} ORDER BY s.id FOR NO KEY UPDATE OF s
+), points AS (
+  INSERT INTO "{base}".segment_history (segment_id, at, members) SELECT id, at, members FROM here
+), noted AS (
+  UPDATE "{base}".segment s SET recounted_at = h.at FROM here h WHERE s.id = h.id
+)
+SELECT id FROM here
+"#;
 
 /// What differs, over the counters still to come. `$1` clock, `$2` segment.
 const DIFFERENCES: &str = r#"
@@ -70,7 +124,67 @@ impl PostgresLedger {
         Ok(ids.into_iter().map(SegmentId).collect())
     }
 
-    pub(super) async fn recount_segment(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
+    pub(super) async fn recount_segments(&self, segments: &[SegmentId]) -> Result<Vec<Recount>, LedgerError> {
+        let mut by_lane: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+        for (segment, lane) in self.homes_of(segments).await? {
+            by_lane.entry(lane).or_default().push(segment.0);
+        }
+        let mut agreeing = BTreeMap::new();
+        for (lane, ids) in by_lane {
+            let lane = self.lane(lane).await?;
+            let found = over!(self, STEP, session => self.those_that_agree(&lane, &mut session, &ids))?;
+            agreeing.extend(found.into_iter().map(|recount| (recount.segment, recount)));
+        }
+        let mut recounts = Vec::with_capacity(segments.len());
+        for segment in segments {
+            recounts.push(match agreeing.get(segment) {
+                Some(recount) => *recount,
+                // Its counters differ; or it moved, or is gone.
+                None => self.recount_segment(*segment).await?,
+            });
+        }
+        Ok(recounts)
+    }
+
+    /// The recounts of those segments of a lane whose counters all agree, noted.
+    async fn those_that_agree(
+        &self,
+        lane: &Lane,
+        session: &mut PgConnection,
+        segments: &[i64],
+    ) -> Result<Vec<Recount>, LedgerError> {
+        partitions::ensure(self, session).await?;
+        let found: Vec<(i64, i64, i64)> = sqlx::query_as(lane.sql(AGREE))
+            .bind(self.clock())
+            .bind(segments)
+            .bind(rand::random::<i64>())
+            .fetch_all(&mut *session)
+            .await?;
+        let Some((_, _, at)) = found.first().copied() else {
+            return Ok(Vec::new());
+        };
+        let (ids, members): (Vec<i64>, Vec<i64>) = found.iter().map(|(id, members, _)| (*id, *members)).unzip();
+        let noted: BTreeSet<i64> = sqlx::query_scalar(lane.sql(NOTE))
+            .bind(at)
+            .bind(&ids)
+            .bind(&members)
+            .fetch_all(&mut *session)
+            .await?
+            .into_iter()
+            .collect();
+        let as_of = timestamp(at)?;
+        let still_there = found.into_iter().filter(|(id, ..)| noted.contains(id));
+        Ok(still_there
+            .map(|(id, members, _)| Recount {
+                segment: SegmentId(id),
+                members,
+                drift: 0,
+                as_of,
+            })
+            .collect())
+    }
+
+    async fn recount_segment(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
         for _ in 0..TRIES {
             let homes = self.homes_of(&[segment]).await?;
             let Some(lane) = homes.get(&segment) else { break };

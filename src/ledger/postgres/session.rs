@@ -97,3 +97,10 @@ impl Drop for Session {
         }
     }
 }
+
+/// Whether a statement ended because a lock did not come free in time (`lock_not_available`).
+pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some("55P03"))
+}

@@ -229,8 +229,12 @@ impl Ledger for SqliteLedger {
         self.longest_unchecked(limit).await
     }
 
-    async fn recount(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
-        self.recount_segment(segment).await
+    async fn recount(&self, segments: &[SegmentId]) -> Result<Vec<Recount>, LedgerError> {
+        let mut recounts = Vec::with_capacity(segments.len());
+        for segment in segments {
+            recounts.push(self.recount_segment(*segment).await?);
+        }
+        Ok(recounts)
     }
 
     async fn begin_job(&self, job: Job, exclusive: bool) -> Result<Option<JobId>, LedgerError> {

@@ -208,8 +208,8 @@ async fn one(task: Task, ledger: &SharedLedger) -> Result<Done, LedgerError> {
             Done::Swept
         }
         Task::Keep(Chore::Recount) => {
-            for segment in ledger.least_recently_recounted(1_000).await? {
-                let found = ledger.recount(segment).await?;
+            let all = ledger.least_recently_recounted(1_000).await?;
+            for found in ledger.recount(&all).await? {
                 if found.drift != 0 {
                     return Err(LedgerError::Internal(format!(
                         "a recount among writers found {found:?}"

@@ -103,8 +103,8 @@ impl Walk<'_> {
 
     async fn recount(&mut self) -> Result<(), Failure> {
         let ledger = self.site.ledger(0);
-        for segment in ledger.least_recently_recounted(1_000).await? {
-            let found = ledger.recount(segment).await?;
+        let all = ledger.least_recently_recounted(1_000).await?;
+        for found in ledger.recount(&all).await? {
             if found.drift != 0 {
                 return Err(format!("drift: {found:?}").into());
             }

@@ -1,0 +1,60 @@
+//! What is answered in front of the router: counts that memory knows, and the refusal of single pairs that are too many.
+//!
+//! A refusal must cost far less than what is refused, or a service that is offered more than it can take spends its time on saying no. So it comes
+//! before the body is read, and before anything waits.
+
+use axum::http::{Method, Request};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+
+use super::Api;
+use super::guard::Guard;
+use super::hot::Hot;
+use super::problem::Problem;
+use crate::runtime::http::Shortcut;
+
+/// The route of [`super::pairs::send`].
+pub(crate) const PAIRS: &str = "/v1/pairs";
+
+pub(crate) struct Front {
+    pub(crate) hot: Hot,
+    pub(crate) crowd: Crowd,
+}
+
+impl Shortcut for Front {
+    fn answer(&self, request: &Request<Incoming>) -> Option<Response> {
+        match *request.method() {
+            Method::GET => self.hot.answer(request),
+            Method::POST => self.crowd.refuse(request),
+            _ => None,
+        }
+    }
+}
+
+/// The single pairs that are under way, from their header to their answer.
+pub(crate) struct Crowd {
+    pub(crate) api: Api,
+    /// The route's own.
+    pub(crate) guard: Guard,
+}
+
+impl Crowd {
+    fn refuse(&self, request: &Request<Incoming>) -> Option<Response> {
+        if request.uri().path() != PAIRS {
+            return None;
+        }
+        let refusal = self.api.service().admit_pair(self.guard.under_way()).err()?;
+        self.guard
+            .at_once(request, || Some(Problem::from(refusal).into_response()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_route_is_a_documented_one() {
+        assert!(crate::api::openapi().paths.paths.contains_key(PAIRS));
+    }
+}
