@@ -9,7 +9,7 @@ use crate::harness::ledger::{Leaving, ask, fill};
 use crate::harness::open::{Offer, Request};
 use crate::harness::program::{self, Program};
 use crate::harness::table::thousands;
-use crate::harness::{Bound, Plan, Ratio, Row, median, pgbench, postgres};
+use crate::harness::{Bound, Plan, Ratio, Row, median, pgbench, pin, postgres};
 use crate::support::postgres::Server;
 
 const SEGMENTS: u32 = 100;
@@ -105,53 +105,90 @@ pub async fn beside_counts(plan: &Plan) -> Vec<Row> {
     program::run("migrate", &filled);
     fill(&filled, "counted", 1, 20_000, Leaving::Ahead).await;
     // Enough to move that the archive outlasts what is measured.
-    let rows = plan.seconds * 200_000;
+    let rows = plan.seconds * 600_000;
     fill(&filled, "ended", SEGMENTS, rows / SEGMENTS, Leaving::LongAgo).await;
-    let (mut with, mut without) = (vec![], vec![]);
-    for round in 0..=plan.rounds {
-        let database = copy(&server, &filled, "counted").await;
-        let service = Program::service(&database, None);
-        let offer = Offer {
-            per_second: COUNTS_PER_SECOND,
-            seconds: f64::from(plan.seconds),
-            connections: 64,
-        };
-        let request = Request::get("/v1/segments/counted-1/count?max_staleness_ms=0");
-        offer.make(&service.url, &request).await;
-        let quiet = offer.make(&service.url, &request).await;
-        let mut archive = program::command("archive", &database)
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let busy = offer.make(&service.url, &request).await;
-        let outlasted = archive.try_wait().unwrap().is_none();
-        let _ = archive.kill();
-        let _ = archive.wait();
-        assert!(quiet.all_accepted() && busy.all_accepted(), "{quiet:?} {busy:?}");
-        eprintln!(
-            "  p99 {:.0} µs alone, {:.0} µs beside an archive (which outlasted it: {outlasted})",
-            quiet.accepted.at(0.99),
-            busy.accepted.at(0.99)
-        );
-        assert!(
-            outlasted,
-            "the archive ended before the counts did: more rows are needed"
-        );
-        drop(service);
-        server.execute("DROP DATABASE counted WITH (FORCE)").await;
-        if round > 0 {
-            with.push(busy.accepted.at(0.99));
-            without.push(quiet.accepted.at(0.99));
+    let mut rows = Vec::new();
+    for apart in [false, true] {
+        if apart && std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+            eprintln!("  one processor: the archive cannot have one of its own");
+            continue;
         }
+        let (mut with, mut without) = (vec![], vec![]);
+        for round in 0..=plan.rounds {
+            let [quiet, busy] = once(plan, &server, &filled, apart).await;
+            if round > 0 {
+                with.push(busy);
+                without.push(quiet);
+            }
+        }
+        let say = |micros: &[f64]| format!("{:.2} ms", median(micros.iter().copied()) / 1e3);
+        let what = if apart {
+            ", the archive on a processor of its own"
+        } else {
+            ""
+        };
+        rows.push(
+            Row::new(
+                &format!("a count at the ledger, {COUNTS_PER_SECOND} /s, beside an archive: p99{what}"),
+                say(&with),
+            )
+            .beside("the same, no archive", say(&without))
+            .ratio(Ratio::of(&with, &without), Bound::AtMost(1.3)),
+        );
     }
-    let say = |micros: &[f64]| format!("{:.2} ms", median(micros.iter().copied()) / 1e3);
-    vec![
-        Row::new(
-            &format!("a count at the ledger, {COUNTS_PER_SECOND} /s, beside an archive: p99"),
-            say(&with),
-        )
-        .beside("the same, no archive", say(&without))
-        .ratio(Ratio::of(&with, &without), Bound::AtMost(1.3)),
-    ]
+    rows
+}
+
+/// The p99 in microseconds without and with an archive; `apart`: the archive and its session on the second processor, all else on the first.
+async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> [f64; 2] {
+    let database = copy(server, filled, "counted").await;
+    let service = Program::service(&database, None);
+    let here = std::process::id();
+    if apart {
+        let mut all = pin::of_postgres(&database).await;
+        all.extend([here, service.id()]);
+        pin::pin("0", &all);
+    }
+    let offer = Offer {
+        per_second: COUNTS_PER_SECOND,
+        seconds: f64::from(plan.seconds),
+        connections: 64,
+    };
+    let request = Request::get("/v1/segments/counted-1/count?max_staleness_ms=0");
+    offer.make(&service.url, &request).await;
+    let quiet = offer.make(&service.url, &request).await;
+    let before = pin::of_postgres(&database).await;
+    let mut archive = program::command("archive", &database)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    if apart {
+        let mut its: Vec<u32> = pin::of_postgres(&database).await;
+        its.retain(|pid| !before.contains(pid));
+        its.push(archive.id());
+        pin::pin("1", &its);
+    }
+    let busy = offer.make(&service.url, &request).await;
+    let outlasted = archive.try_wait().unwrap().is_none();
+    let _ = archive.kill();
+    let _ = archive.wait();
+    if apart {
+        let mut all = pin::of_postgres(&database).await;
+        all.push(here);
+        pin::pin("0-1", &all);
+    }
+    assert!(quiet.all_accepted() && busy.all_accepted(), "{quiet:?} {busy:?}");
+    eprintln!(
+        "  p99 {:.0} µs alone, {:.0} µs beside an archive (apart: {apart}; it outlasted the counts: {outlasted})",
+        quiet.accepted.at(0.99),
+        busy.accepted.at(0.99)
+    );
+    assert!(
+        outlasted,
+        "the archive ended before the counts did: more rows are needed"
+    );
+    drop(service);
+    server.execute("DROP DATABASE counted WITH (FORCE)").await;
+    [quiet.accepted.at(0.99), busy.accepted.at(0.99)]
 }

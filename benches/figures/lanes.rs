@@ -1,6 +1,6 @@
 //! The price of lanes where all of them live on one server: the same streams and the same counts with four as with one.
 
-use crate::harness::ledger::{create_segments, empty};
+use crate::harness::ledger::create_segments;
 use crate::harness::program::{self, Program};
 use crate::harness::streams::{self, Pairs, SEGMENTS};
 use crate::harness::table::thousands;
@@ -32,10 +32,6 @@ pub async fn measure(plan: &Plan) -> Vec<Row> {
         &format!("UPDATE segment_counter.segment SET lane = id % {LANES}"),
     )
     .await;
-    let sides = [
-        (&four, Program::service(&four, None)),
-        (&one, Program::service(&one, None)),
-    ];
 
     let bodies: Vec<_> = (0..CLIENTS)
         .map(|client| Pairs::unique(client, plan.pairs / CLIENTS).ndjson())
@@ -43,8 +39,8 @@ pub async fn measure(plan: &Plan) -> Vec<Row> {
     let sent = (plan.pairs / CLIENTS) * CLIENTS;
     let mut rates = [vec![], vec![]];
     for round in 0..=plan.rounds {
-        for ((database, service), rates) in sides.iter().zip(&mut rates) {
-            empty(database).await;
+        for (database, rates) in [&four, &one].into_iter().zip(&mut rates) {
+            let service = streams::warm(database).await;
             let seconds = streams::send(&service.url, &bodies, None, "created", plan.pairs / CLIENTS).await;
             // The first round warms both sides up.
             if round > 0 {
@@ -59,7 +55,8 @@ pub async fn measure(plan: &Plan) -> Vec<Row> {
         "/v1/segments/segment-{n}/count?max_staleness_ms=0",
         u32::try_from(SEGMENTS - 1).expect("a small number"),
     );
-    let runs = in_turns(plan, &[(&count, &sides[0].1), (&count, &sides[1].1)]);
+    let sides = [&four, &one].map(|database| Program::service(database, None));
+    let runs = in_turns(plan, &[(&count, &sides[0]), (&count, &sides[1])]);
     let counts: Vec<_> = runs.iter().map(|runs| each(runs, |run| run.per_second)).collect();
 
     let row = |work: &str, unit: &str, [four, one]: [&[f64]; 2]| {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use segment_counter::ledger::{PostgresOptions, Settings, recording_for_bench};
 
 use crate::harness::ledger::{create_segments, empty};
-use crate::harness::program::{self, Program};
+use crate::harness::program;
 use crate::harness::streams::{self, Pairs};
 use crate::harness::table::thousands;
 use crate::harness::{Bound, Plan, Ratio, Row, median, pgbench, postgres};
@@ -70,7 +70,6 @@ async fn measure(plan: &Plan, clients: &[Pairs], gzip: bool) -> [Rates; 3] {
     let script = folder.path().join("record.sql");
     std::fs::write(&script, streams::script(&statement, &ids, clients)).unwrap();
 
-    let service = Program::service(&ours, None);
     let mut sides: [Rates; 3] = Default::default();
     let all = clients.iter().map(Pairs::len).sum::<usize>() as f64;
     let new = clients[0].new;
@@ -79,7 +78,7 @@ async fn measure(plan: &Plan, clients: &[Pairs], gzip: bool) -> [Rates; 3] {
         let mut rates = [(0.0, 0.0); 3];
         let ways = [(0, &plain, None), (1, &gzipped, Some("gzip"))];
         for (side, bodies, encoding) in ways.into_iter().take(if gzip { 2 } else { 1 }) {
-            empty(&ours).await;
+            let service = streams::warm(&ours).await;
             let before = service.cpu_seconds();
             let seconds = streams::send(&service.url, bodies, encoding, "created", new).await;
             rates[side] = (all / seconds, (service.cpu_seconds() - before) / all * 1e6);

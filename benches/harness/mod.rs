@@ -4,6 +4,7 @@ pub mod ledger;
 pub mod machine;
 pub mod open;
 pub mod pgbench;
+pub mod pin;
 pub mod program;
 pub mod streams;
 pub mod table;

@@ -103,6 +103,10 @@ impl Program {
         self.child.wait().expect("its end");
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The processor time that it has used, in seconds.
     pub fn cpu_seconds(&self) -> f64 {
         /// What `sysconf(_SC_CLK_TCK)` is on every Linux there is.

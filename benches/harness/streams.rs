@@ -12,6 +12,9 @@ use segment_counter::ledger::Settings;
 use segment_counter::service::ServiceConfig;
 use serde_json::Value;
 
+use super::ledger::empty;
+use super::program::Program;
+
 /// Segments that the pairs go to, one after another.
 pub const SEGMENTS: usize = 100;
 /// From how many of the newest pairs a repeat is drawn.
@@ -103,6 +106,17 @@ pub fn script(statement: &str, ids: &[i64], clients: &[Pairs]) -> String {
         writeln!(text, "\\endif").unwrap();
     }
     text
+}
+
+/// A service that is new, and so remembers none of the pairs of the run before, but not cold; and no memberships.
+pub async fn warm(database_url: &str) -> Program {
+    let service = Program::service(database_url, None);
+    let bodies: Vec<_> = (1_000..1_004)
+        .map(|client| Pairs::unique(client, 2_000).ndjson())
+        .collect();
+    send(&service.url, &bodies, None, "created", 2_000).await;
+    empty(database_url).await;
+    service
 }
 
 /// Sends each body on a connection of its own, all at once; gives the seconds until the last answer, which must say that so many pairs were

@@ -5,9 +5,12 @@
 //! everything that was committed before the join), or also one under way.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
 use std::hash::Hash;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -97,7 +100,9 @@ where
                 .map(|(key, join)| state.enter(key, join, self.inner.max_waiters))
                 .collect()
         };
-        Inner::pump(&self.inner);
+        if let Some(flight) = Inner::board(&self.inner) {
+            flight.await;
+        }
         let mut outcomes = Vec::with_capacity(receivers.len());
         for receiver in receivers {
             outcomes.push(match receiver {
@@ -162,24 +167,29 @@ where
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A flight for the keys that wait, where one may leave; landed, it lets the next ones leave.
+    fn board(this: &Arc<Self>) -> Option<Flight> {
+        let mut state = this.lock();
+        if state.flights >= this.max_flights {
+            return None;
+        }
+        let keys = state.board();
+        if keys.is_empty() {
+            return None;
+        }
+        state.flights += 1;
+        drop(state);
+        let inner = Arc::clone(this);
+        Some(Flight(Some(Box::pin(async move {
+            inner.fly(keys).await;
+            Self::pump(&inner);
+        }))))
+    }
+
+    /// Lets all leave that may, each as a task of its own: nobody who is awake waits for them.
     fn pump(this: &Arc<Self>) {
-        loop {
-            let mut state = this.lock();
-            if state.flights >= this.max_flights {
-                return;
-            }
-            let keys = state.board();
-            if keys.is_empty() {
-                return;
-            }
-            state.flights += 1;
-            drop(state);
-            let inner = Arc::clone(this);
-            // A task of its own: the flight must land for all its readers even if the first of them goes away.
-            tokio::spawn(async move {
-                inner.fly(keys).await;
-                Self::pump(&inner);
-            });
+        while let Some(flight) = Self::board(this) {
+            tokio::spawn(flight);
         }
     }
 
@@ -220,6 +230,33 @@ where
                 // Who does not wait any longer does not need the answer.
                 let _ = reader.send(outcome);
             }
+        }
+    }
+}
+
+/// A statement under way, flown by the reader who sent it: a task of its own would wake another thread for each. It must land for all its readers, so
+/// where its pilot goes away a task takes over.
+struct Flight(Option<BoxFuture<'static, ()>>);
+
+impl Future for Flight {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Some(flight) = &mut self.0 else {
+            return Poll::Ready(());
+        };
+        let landed = flight.as_mut().poll(context);
+        if landed.is_ready() {
+            self.0 = None;
+        }
+        landed
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(flight) = self.0.take() {
+            tokio::spawn(flight);
         }
     }
 }

@@ -14,7 +14,7 @@ const SWEEP_CHUNK: i64 = 10_000;
 
 /// How long a batch waits for a row that somebody writes. Far shorter than the second after which a server looks for deadlocks: of an archive and a
 /// writer that wait for each other, it is the archive that gives up.
-const PATIENCE: &str = "SET LOCAL lock_timeout = '100ms'";
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'";
 
 /// Moves up to `$5` rows that ended before now - `$2` µs, from the place `$3` of the heap up to the block `$4`.
 ///
@@ -155,8 +155,7 @@ impl PostgresLedger {
         to: i64,
         limit: u32,
     ) -> Result<Moved, sqlx::Error> {
-        let mut transaction = session.begin().await?;
-        sqlx::query(PATIENCE).execute(&mut *transaction).await?;
+        let mut transaction = session.begin_with(BEGIN).await?;
         let moved = sqlx::query_as(lane.sql(MOVE))
             .bind(self.clock())
             .bind(self.settle_micros())
