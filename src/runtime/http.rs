@@ -17,7 +17,7 @@ use futures_util::future::{Either, ready};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -86,6 +86,18 @@ impl From<Router> for Routes {
     }
 }
 
+/// As many may wait to be accepted as are served: a crowd that comes at once would otherwise be dropped by the system, and come again seconds later.
+fn listen(address: SocketAddr, backlog: usize) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // A port that was served a moment ago is free.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(u32::try_from(backlog).unwrap_or(u32::MAX))
+}
+
 /// A bound address, ready to serve.
 #[derive(Debug)]
 pub struct Listener {
@@ -100,7 +112,7 @@ impl Listener {
     /// What the system said: the address is in use, or may not be used.
     pub async fn bind(address: SocketAddr, limits: Limits) -> io::Result<Self> {
         Ok(Self {
-            tcp: TcpListener::bind(address).await?,
+            tcp: listen(address, limits.connections)?,
             limits,
         })
     }

@@ -20,6 +20,14 @@ pub(super) struct Chunk {
     keys: RandomState,
 }
 
+/// Pairs that are sent off.
+pub(super) struct Taken {
+    pub(super) pairs: Vec<Pair>,
+    pub(super) lines: Lines,
+    /// The keys of those without an instant of their own.
+    pub(super) keys: Vec<u64>,
+}
+
 /// Which line each pair of a chunk was, and the lines that repeated one.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
@@ -50,15 +58,14 @@ impl Chunk {
 
     /// Adds a pair. One that says the same as another, and no instant, is observed together with it.
     pub(super) fn push(&mut self, line: u64, pair: Pair) {
-        if pair.observed_at.is_none() {
-            let hash = self.keys.hash_one((&pair.segment, &pair.user, pair.ttl));
-            match self.seen.get(&hash) {
+        if let Some(key) = self.key(&pair) {
+            match self.seen.get(&key) {
                 Some(&place) if self.pairs.get(place) == Some(&pair) => {
                     self.lines.repeats.push((place, line));
                     return;
                 }
                 _ => {
-                    self.seen.insert(hash, self.pairs.len());
+                    self.seen.insert(key, self.pairs.len());
                 }
             }
         }
@@ -66,8 +73,14 @@ impl Chunk {
         self.lines.first.push(line);
     }
 
+    /// What pairs that say the same share; `None` where a pair has an instant of its own.
+    pub(super) fn key(&self, pair: &Pair) -> Option<u64> {
+        let says = (&pair.segment, &pair.user, pair.ttl);
+        pair.observed_at.is_none().then(|| self.keys.hash_one(says))
+    }
+
     /// Takes the first `size` pairs out, with their lines.
-    pub(super) fn take(&mut self, size: usize) -> (Vec<Pair>, Lines) {
+    pub(super) fn take(&mut self, size: usize) -> Taken {
         let size = size.min(self.pairs.len());
         let rest = self.pairs.split_off(size);
         let pairs = std::mem::replace(&mut self.pairs, rest);
@@ -80,12 +93,17 @@ impl Chunk {
         for (place, _) in &mut self.lines.repeats {
             *place -= size;
         }
-        self.seen.retain(|_, place| {
+        let mut keys = Vec::with_capacity(size);
+        self.seen.retain(|key, place| {
             let stays = *place >= size;
+            if !stays {
+                keys.push(*key);
+            }
             *place = place.saturating_sub(size);
             stays
         });
-        (pairs, Lines { first, repeats: taken })
+        let lines = Lines { first, repeats: taken };
+        Taken { pairs, lines, keys }
     }
 }
 
@@ -133,14 +151,15 @@ mod tests {
             chunk.push(line, pair(user));
         }
         assert_eq!((chunk.len(), chunk.lines()), (3, 7));
-        let (pairs, lines) = chunk.take(2);
+        let Taken { pairs, lines, keys } = chunk.take(2);
+        assert_eq!(keys.len(), 2);
         assert_eq!(users(&pairs), ["a", "b"]);
         assert_eq!(lines.repeats, [(0, 3), (1, 5), (1, 6)]);
         // What is left knows its places anew.
         assert_eq!((chunk.len(), chunk.lines()), (1, 2));
         chunk.push(8, pair("c"));
         chunk.push(9, pair("a"));
-        let (pairs, rest) = chunk.take(10);
+        let Taken { pairs, lines: rest, .. } = chunk.take(10);
         assert_eq!(users(&pairs), ["c", "a"]);
         assert_eq!((&*rest.first, &*rest.repeats), (&[4, 9][..], &[(0, 7), (0, 8)][..]));
 

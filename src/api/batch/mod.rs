@@ -2,6 +2,7 @@
 
 mod array;
 mod chunk;
+mod flights;
 mod lines;
 mod stream;
 mod totals;

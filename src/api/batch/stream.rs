@@ -7,10 +7,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::chunk::{self, Chunk};
+use super::chunk::Chunk;
+use super::flights::{Flights, Landed};
 use super::lines::{Line, Lines};
 use super::totals::{Place, Totals};
 use crate::api::Api;
@@ -24,6 +24,8 @@ use crate::service::{Service, ServiceError};
 
 /// Chunks under way at once: one being committed, one ready behind it, one being answered.
 const CHUNKS_UNDER_WAY: usize = 4;
+/// How many lines may wait for chunks under way, for each pair of a full chunk.
+const MAX_WAITING: usize = 10;
 /// After how long a chunk is sent although it is not full: a slow client's pairs count too.
 const LINGER: Duration = Duration::from_millis(200);
 /// How long a chunk is offered to a service that has no room.
@@ -34,8 +36,6 @@ const TURN: Duration = Duration::from_secs(10);
 const MAX_BARREN_BYTES: usize = 64 * 1024 * 1024;
 /// The same in bad lines. To tell what is wrong with one costs more than to record a good one, and a line may have two bytes.
 const MAX_BARREN_LINES: u64 = 100_000;
-
-type Answered = (chunk::Lines, Result<Vec<Recording>, ServiceError>);
 
 /// Records every good line; after a failure the problem says how far it came.
 pub(super) async fn send(api: &Api, headers: &HeaderMap, body: Body) -> Result<Totals, Problem> {
@@ -65,7 +65,7 @@ struct Stream<'a> {
     chunk: Chunk,
     barren: usize,
     barren_lines: u64,
-    under_way: JoinSet<Answered>,
+    flights: Flights,
 }
 
 impl<'a> Stream<'a> {
@@ -77,7 +77,7 @@ impl<'a> Stream<'a> {
             chunk: Chunk::default(),
             barren: 0,
             barren_lines: 0,
-            under_way: JoinSet::new(),
+            flights: Flights::default(),
         }
     }
 
@@ -92,6 +92,11 @@ impl<'a> Stream<'a> {
                     self.send_chunk(self.chunk.len()).await?;
                     continue;
                 }
+                // Who waits for a chunk is judged as soon as it has landed.
+                Some(landed) = self.flights.land(), if self.flights.waiting() > 0 => {
+                    self.answer(landed)?;
+                    continue;
+                }
                 () = &mut closing => return Err(shutting_down()),
             };
             match piece {
@@ -103,25 +108,29 @@ impl<'a> Stream<'a> {
                 None => break,
             }
         }
-        let (chunk, totals) = (&mut self.chunk, &mut self.totals);
-        self.lines.end(|number, line| sort(api, number, line, chunk, totals));
-        while !self.chunk.is_empty() {
-            self.send_chunk(api.service().commit_pairs()).await?;
+        let mut sorter = Sorter::new(api, &mut self.chunk, &mut self.flights, &mut self.totals);
+        self.lines.end(|number, line| sorter.line(number, line));
+        loop {
+            while !self.chunk.is_empty() {
+                self.send_chunk(api.service().commit_pairs()).await?;
+            }
+            if self.flights.waiting() == 0 {
+                return Ok(());
+            }
+            self.land().await?;
         }
-        Ok(())
     }
 
     /// Lines that were pairs: those that were known to change nothing, and those that are to be committed.
     fn good_lines(&self) -> u64 {
-        self.totals.answered() + self.chunk.lines() as u64
+        self.totals.answered() + (self.chunk.lines() + self.flights.waiting()) as u64
     }
 
     async fn take(&mut self, piece: &Bytes) -> Result<(), Problem> {
         let (good, bad) = (self.good_lines(), self.totals.bad_lines());
         let api = self.api;
-        let (chunk, totals) = (&mut self.chunk, &mut self.totals);
-        self.lines
-            .feed(piece, |number, line| sort(api, number, line, chunk, totals));
+        let mut sorter = Sorter::new(api, &mut self.chunk, &mut self.flights, &mut self.totals);
+        self.lines.feed(piece, |number, line| sorter.line(number, line));
         if self.good_lines() > good {
             (self.barren, self.barren_lines) = (0, 0);
         } else {
@@ -135,55 +144,94 @@ impl<'a> Stream<'a> {
             return Err(Problem::new(Kind::BodyTooLarge, detail));
         }
         let full = api.service().commit_pairs();
-        while self.chunk.is_full(full) {
-            self.send_chunk(full).await?;
+        loop {
+            if self.chunk.is_full(full) {
+                self.send_chunk(full).await?;
+            } else if self.flights.waiting() > full * MAX_WAITING {
+                self.land().await?;
+            } else {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Hands the first `size` pairs to the recorder, once there is room for another chunk.
     async fn send_chunk(&mut self, size: usize) -> Result<(), Problem> {
-        while self.under_way.len() >= CHUNKS_UNDER_WAY {
-            if let Some(answered) = self.under_way.join_next().await {
-                self.answer(answered)?;
-            }
+        while self.flights.len() >= CHUNKS_UNDER_WAY {
+            self.land().await?;
         }
-        let (pairs, lines) = self.chunk.take(size);
         let service = Arc::clone(self.api.service());
-        self.under_way
-            .spawn(async move { (lines, record_patiently(&service, pairs).await) });
+        let commit = |pairs| async move { record_patiently(&service, pairs).await };
+        self.flights.send(self.chunk.take(size), commit);
         Ok(())
     }
 
     async fn drain(&mut self) -> Result<(), Problem> {
         let mut first = Ok(());
-        while let Some(answered) = self.under_way.join_next().await {
-            let answer = self.answer(answered);
+        while let Some(landed) = self.flights.land().await {
+            let answer = self.answer(landed);
             first = first.and(answer);
         }
         first
     }
 
-    fn answer(&mut self, answered: Result<Answered, JoinError>) -> Result<(), Problem> {
-        let (lines, recordings) =
-            answered.map_err(|_| Problem::new(Kind::Internal, "a part of the stream was lost; send it again"))?;
-        lines.answered(&recordings?, &mut self.totals);
+    async fn land(&mut self) -> Result<(), Problem> {
+        match self.flights.land().await {
+            Some(landed) => self.answer(landed),
+            None => Ok(()),
+        }
+    }
+
+    fn answer(&mut self, landed: Result<Landed, Problem>) -> Result<(), Problem> {
+        let Landed { lines, answer, repeats } = landed?;
+        lines.answered(&answer?, &mut self.totals);
+        let mut sorter = Sorter::new(self.api, &mut self.chunk, &mut self.flights, &mut self.totals);
+        for (number, pair) in repeats {
+            sorter.pair(number, pair);
+        }
         Ok(())
     }
 }
 
-fn sort(api: &Api, number: u64, line: Line<'_>, chunk: &mut Chunk, totals: &mut Totals) {
-    match line {
-        Line::Text(text) => match pair::parse(text, api.rules()) {
-            Ok(pair) => match api.service().repeat(&pair) {
-                Some(recording) => totals.recorded(Place::Line(number), recording),
-                None => chunk.push(number, pair),
+/// Where lines go.
+struct Sorter<'a> {
+    api: &'a Api,
+    chunk: &'a mut Chunk,
+    flights: &'a mut Flights,
+    totals: &'a mut Totals,
+}
+
+impl<'a> Sorter<'a> {
+    fn new(api: &'a Api, chunk: &'a mut Chunk, flights: &'a mut Flights, totals: &'a mut Totals) -> Self {
+        Self {
+            api,
+            chunk,
+            flights,
+            totals,
+        }
+    }
+
+    fn line(&mut self, number: u64, line: Line<'_>) {
+        match line {
+            Line::Text(text) => match pair::parse(text, self.api.rules()) {
+                Ok(pair) => self.pair(number, pair),
+                Err(problem) => self.totals.invalid(Place::Line(number), problem),
             },
-            Err(problem) => totals.invalid(Place::Line(number), problem),
-        },
-        Line::TooLong => {
-            let detail = format!("the line is longer than {MAX_PAIR_BYTES} bytes and was skipped");
-            totals.invalid(Place::Line(number), Problem::new(Kind::BodyTooLarge, detail));
+            Line::TooLong => {
+                let detail = format!("the line is longer than {MAX_PAIR_BYTES} bytes and was skipped");
+                self.totals
+                    .invalid(Place::Line(number), Problem::new(Kind::BodyTooLarge, detail));
+            }
+        }
+    }
+
+    /// A pair that is known to change nothing is answered; one that repeats a pair under way waits for it; the others are to be committed.
+    fn pair(&mut self, number: u64, pair: Pair) {
+        if let Some(recording) = self.api.service().repeat(&pair) {
+            return self.totals.recorded(Place::Line(number), recording);
+        }
+        if let Some(pair) = self.flights.wait(self.chunk.key(&pair), number, pair) {
+            self.chunk.push(number, pair);
         }
     }
 }
