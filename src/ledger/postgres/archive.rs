@@ -21,7 +21,7 @@ const SWEEP_CHUNK: i64 = 10_000;
 /// Rows of a segment that was deleted, or lives in another lane, are left alone: they are the sweep's, or a copy that is being made.
 ///
 /// Answers how many memberships were moved, how many rows were dealt with, and the last block of those.
-const MOVE: &str = r#"
+pub(super) const MOVE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT coalesce($1, clock_timestamp()) AS now
 ), ended AS MATERIALIZED (
@@ -48,6 +48,31 @@ WITH instant AS MATERIALIZED (
 )
 SELECT count(*) FILTER (WHERE expires_at > timestamptz 'epoch'), count(*), coalesce(max((tid::text::point)[0])::bigint, 0) FROM dealt_with
 "#;
+
+/// `$1` the table of a lane's memberships: how many heap blocks it has.
+pub(super) const HEAP_BLOCKS: &str = "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
+
+/// `$1` clock: forgets the erasures whose suppression keeps nothing out any more.
+pub(super) const FORGET_SUPPRESSIONS: &str =
+    "DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())";
+
+/// `$1` clock, `$2` settle (µs), `$3` how many: clears counters of the past.
+///
+/// Writers leave counters alone from settle / 2 on, so nobody waits for these rows. Segment by segment, since the key begins with it: a walk
+/// through the whole table for each chunk would grow with what is still to come.
+pub(super) fn sweep(table: &str, column: &str) -> String {
+    format!(
+        "DELETE FROM \"{{lane}}\".{table} WHERE ctid = ANY (ARRAY(
+           SELECT c.tid
+             FROM \"{{base}}\".segment s
+            CROSS JOIN LATERAL (
+                    SELECT ctid AS tid FROM \"{{lane}}\".{table} t
+                     WHERE t.segment_id = s.id
+                       AND t.{column} <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond')) c
+            WHERE s.lane = {{number}}
+            LIMIT $3))"
+    )
+}
 
 impl PostgresLedger {
     pub(super) async fn archive_one_batch(
@@ -86,7 +111,7 @@ impl PostgresLedger {
         let cursor = cursor.filter(|cursor| i64::from(cursor.lane) == i64::from(lane.number));
         let from = cursor.map_or(0, |cursor| cursor.position);
         let to = from + BLOCKS;
-        let (moved, dealt_with, last): (i64, i64, i64) = sqlx::query_as(lane.sql(MOVE))
+        let (moved, dealt_with, last): (i64, i64, i64) = sqlx::query_as(lane.archive.clone())
             .bind(self.clock())
             .bind(self.settle_micros())
             .bind(from)
@@ -95,11 +120,10 @@ impl PostgresLedger {
             .bind(self.settings.rules.memory_micros() + self.settle_micros())
             .fetch_one(&mut *session)
             .await?;
-        let blocks: i64 =
-            sqlx::query_scalar("SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint")
-                .bind(format!("{}.membership", lane.schema))
-                .fetch_one(&mut *session)
-                .await?;
+        let blocks: i64 = sqlx::query_scalar(lane.heap_blocks.clone())
+            .bind(format!("{}.membership", lane.schema))
+            .fetch_one(&mut *session)
+            .await?;
         // A full batch may have left rows of its last block behind: it goes on in that block.
         let position = if dealt_with >= i64::from(limit) { last } else { to };
         Ok((moved, (position < blocks).then_some(position)))
@@ -107,15 +131,13 @@ impl PostgresLedger {
 
     pub(super) async fn sweep_past(&self, keep_days: u32) -> Result<Swept, LedgerError> {
         let mut counters = 0;
-        for lane in self.all_lanes().await?.iter() {
+        let lanes = self.all_lanes().await?;
+        for lane in lanes.iter() {
             counters += self.sweep_counters(lane).await?;
             self.clear_deleted(lane).await?;
         }
         self.clear_broken_moves().await?;
-        let spent = sqlx::query(
-            self.sql("DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())"),
-        )
-        .bind(self.clock());
+        let spent = sqlx::query(lanes.forget_suppressions.clone()).bind(self.clock());
         over!(self, STEP, session => spent.execute(&mut *session))?;
         self.forget_runs(keep_days).await?;
         let partitions = partitions::drop_past(self, keep_days).await?;
@@ -124,22 +146,9 @@ impl PostgresLedger {
 
     async fn sweep_counters(&self, lane: &Lane) -> Result<i64, LedgerError> {
         let mut counters = 0;
-        for (table, column) in [("segment_bucket", "expires_at"), ("segment_span", "span_end")] {
+        for clear in [&lane.sweep_buckets, &lane.sweep_spans] {
             loop {
-                // Writers leave counters alone from settle / 2 on, so nobody waits for these rows. Segment by segment, since the key begins
-                // with it: a walk through the whole table for each chunk would grow with what is still to come.
-                let text = format!(
-                    "DELETE FROM \"{{lane}}\".{table} WHERE ctid = ANY (ARRAY(
-                       SELECT c.tid
-                         FROM \"{{base}}\".segment s
-                        CROSS JOIN LATERAL (
-                                SELECT ctid AS tid FROM \"{{lane}}\".{table} t
-                                 WHERE t.segment_id = s.id
-                                   AND t.{column} <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond')) c
-                        WHERE s.lane = {{number}}
-                        LIMIT $3))"
-                );
-                let clearing = sqlx::query(lane.sql(&text))
+                let clearing = sqlx::query(clear.clone())
                     .bind(self.clock())
                     .bind(self.settle_micros())
                     .bind(SWEEP_CHUNK);

@@ -48,6 +48,17 @@ pub enum MoveError {
         /// How many there are.
         lanes: usize,
     },
+    /// Its lane is Citus' to move, and whole.
+    #[error(
+        "the lanes of this database are distributed by Citus, which has no triggers to move one segment by: it stays in lane {lane}. \
+         A whole lane is moved to another machine by SELECT citus_schema_move('{schema}', HOST, PORT)"
+    )]
+    Distributed {
+        /// Where it lives.
+        lane: i32,
+        /// The lane's schema.
+        schema: String,
+    },
     /// Another move is under way.
     #[error("another segment is being moved: one at a time")]
     Busy,
@@ -136,6 +147,12 @@ impl PostgresLedger {
             return Ok(false);
         }
         let source = self.lane(home.lane).await?;
+        if lanes.distributed {
+            return Err(MoveError::Distributed {
+                lane: home.lane,
+                schema: source.schema.clone(),
+            });
+        }
         let moving = Move {
             ledger: self,
             segment: home.id,

@@ -16,7 +16,10 @@ pub enum Command {
     /// Run the API.
     Serve,
     /// Bring the database's schema to this version.
-    Migrate,
+    Migrate {
+        /// Whether Citus is to put the lanes on machines of their own.
+        distributed: bool,
+    },
     /// Move what has ended into the history.
     Archive,
     /// Recount.
@@ -50,8 +53,12 @@ const VERBS: &[Verb] = &[
     Verb {
         name: "migrate",
         about: "Bring the database's schema to this version",
-        arguments: Vec::new,
-        read: |_| Some(Command::Migrate),
+        arguments: migrate_arguments,
+        read: |given| {
+            Some(Command::Migrate {
+                distributed: given.get_flag("distributed"),
+            })
+        },
     },
     Verb {
         name: "archive",
@@ -77,6 +84,15 @@ const VERBS: &[Verb] = &[
         },
     },
 ];
+
+fn migrate_arguments() -> Vec<Arg> {
+    vec![
+        Arg::new("distributed")
+            .long("distributed")
+            .action(ArgAction::SetTrue)
+            .help("Put each lane on a machine of its own by Citus, which the database must have; once done it stays, also without this flag"),
+    ]
+}
 
 fn move_arguments() -> Vec<Arg> {
     vec![
@@ -359,6 +375,16 @@ mod tests {
             assert!(matches!(&error, StartError::CommandLine(error) if error.exit_code() == 2));
             assert!(error.to_string().contains(part), "{part} is not in {error}");
         }
+    }
+
+    #[test]
+    fn only_a_migration_can_be_asked_to_distribute() {
+        let command = |flags: &[&str]| run(flags, &[]).map(|started| started.command);
+        for (flags, distributed) in [(&["migrate"][..], false), (&["migrate", "--distributed"], true)] {
+            assert_eq!(command(flags).unwrap(), Command::Migrate { distributed });
+        }
+        let error = command(&["serve", "--distributed"]).unwrap_err();
+        assert!(matches!(&error, StartError::CommandLine(error) if error.exit_code() == 2));
     }
 
     #[test]
