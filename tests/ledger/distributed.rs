@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use segment_counter::counting::{Outcome, UserId, Window};
-use segment_counter::ledger::{LedgerError, Location, MoveError, PostgresLedger, RemovalOutcome, Settings, SharedLedger, open};
+use segment_counter::ledger::{
+    LedgerError, Location, MoveError, PostgresLedger, RemovalOutcome, Settings, SharedLedger, open,
+};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -68,7 +70,14 @@ fn what_stands_is_distributed_with_all_that_is_in_it_under_a_process_that_serves
         let asked = open(&place.location(), with_lanes(2, true)).unwrap();
         assert!(asked.migrate().await.unwrap().is_current());
         assert!(asked.migrate().await.unwrap().is_current());
-        assert_eq!(lanes_by_machine(&place, &world.url).await.iter().map(|(_, lanes)| lanes).sum::<i64>(), 2);
+        assert_eq!(
+            lanes_by_machine(&place, &world.url)
+                .await
+                .iter()
+                .map(|(_, lanes)| lanes)
+                .sum::<i64>(),
+            2
+        );
         // A check is how a process learns of it.
         serving.check().await.unwrap();
         assert_eq!((count(&serving, "old").await, drift(&serving).await), (298, 0));
@@ -76,9 +85,15 @@ fn what_stands_is_distributed_with_all_that_is_in_it_under_a_process_that_serves
             observed_at: Some(serving.now().await.unwrap() - Duration::from_secs(60)),
             ..pair("old", "u0")
         };
-        let recorded = serving.record(&[late, pair("old", "new"), pair("made", "u"), pair("made too", "u")]).await.unwrap();
+        let recorded = serving
+            .record(&[late, pair("old", "new"), pair("made", "u"), pair("made too", "u")])
+            .await
+            .unwrap();
         let outcomes: Vec<_> = recorded.pairs.iter().map(|one| one.outcome).collect();
-        assert_eq!(outcomes, [Outcome::Removed, Outcome::Created, Outcome::Created, Outcome::Created]);
+        assert_eq!(
+            outcomes,
+            [Outcome::Removed, Outcome::Created, Outcome::Created, Outcome::Created]
+        );
         assert_eq!((count(&serving, "old").await, count(&serving, "made").await), (299, 1));
         assert!(serving.delete_segment(&name("made")).await.unwrap().is_some());
 
@@ -100,7 +115,12 @@ fn what_stands_is_distributed_with_all_that_is_in_it_under_a_process_that_serves
 fn a_segment_stays_in_its_lane_and_it_is_said_how_a_lane_is_moved() {
     crate::world::run(Kind::Citus, async |world: World| {
         let place = world.place();
-        place.ledger(&with_lanes(2, true)).await.record(&[pair("s", "u")]).await.unwrap();
+        place
+            .ledger(&with_lanes(2, true))
+            .await
+            .record(&[pair("s", "u")])
+            .await
+            .unwrap();
         let Location::Postgres(options) = place.location() else {
             panic!("lanes are of PostgreSQL")
         };
@@ -281,7 +301,10 @@ async fn there_and_back(place: &Place, world: &World) -> Vec<(String, u16)> {
           WHERE s.logicalrelid = '{}_lane_0.membership'::regclass",
         place.schema
     );
-    let now: i32 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut session).await.unwrap();
+    let now: i32 = sqlx::query_scalar(AssertSqlSafe(sql))
+        .fetch_one(&mut session)
+        .await
+        .unwrap();
     let workers = &world.citus.as_ref().unwrap().workers;
     let other = workers.iter().find(|(_, port)| i32::from(*port) != now).unwrap();
     let here = workers.iter().find(|(_, port)| i32::from(*port) == now).unwrap();

@@ -157,7 +157,9 @@ impl Place {
 
     /// The schemas of its lanes.
     fn lanes(&self) -> Vec<String> {
-        (0..self.kind.lanes()).map(|lane| format!("{}_lane_{lane}", self.schema)).collect()
+        (0..self.kind.lanes())
+            .map(|lane| format!("{}_lane_{lane}", self.schema))
+            .collect()
     }
 
     /// How many runs of jobs are remembered.

@@ -35,11 +35,12 @@ impl Database {
         let url = std::env::var("CITUS_URL").expect("CITUS_URL");
         let coordinator = PgConnectOptions::from_str(&url).unwrap().disable_statement_logging();
         let mut session = PgConnection::connect_with(&coordinator).await.unwrap();
-        let workers: Vec<(String, i32)> =
-            sqlx::query_as("SELECT nodename, nodeport FROM pg_dist_node WHERE groupid <> 0 AND shouldhaveshards ORDER BY nodeport")
-                .fetch_all(&mut session)
-                .await
-                .unwrap();
+        let workers: Vec<(String, i32)> = sqlx::query_as(
+            "SELECT nodename, nodeport FROM pg_dist_node WHERE groupid <> 0 AND shouldhaveshards ORDER BY nodeport",
+        )
+        .fetch_all(&mut session)
+        .await
+        .unwrap();
         let itself: (String, i32) = sqlx::query_as("SELECT nodename, nodeport FROM pg_dist_node WHERE groupid = 0")
             .fetch_one(&mut session)
             .await
@@ -49,14 +50,22 @@ impl Database {
             .map(|(host, port)| (host, u16::try_from(port).unwrap()))
             .collect();
         let mut nodes = vec![coordinator.clone()];
-        nodes.extend(workers.iter().map(|(host, port)| coordinator.clone().host(host).port(*port)));
+        nodes.extend(
+            workers
+                .iter()
+                .map(|(host, port)| coordinator.clone().host(host).port(*port)),
+        );
         let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         for node in &nodes {
             run(node, &format!("CREATE DATABASE {name}")).await;
             run(&node.clone().database(&name), "CREATE EXTENSION citus").await;
         }
         let here = coordinator.database(&name);
-        run(&here, &format!("SELECT citus_set_coordinator_host('{}', {})", itself.0, itself.1)).await;
+        run(
+            &here,
+            &format!("SELECT citus_set_coordinator_host('{}', {})", itself.0, itself.1),
+        )
+        .await;
         for (host, port) in &workers {
             // Citus looks at a new database by processes of its own, one of which may be in the way for a moment: it is asked again.
             run(&here, &format!("SELECT citus_add_node('{host}', {port})")).await;

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use sqlx::{Executor, Postgres};
 
 use super::session::{ANSWER, over};
-use super::{PostgresLedger, Statement, archive, count, deleted, distributed, erase, record, recount, remove, segments, statement};
+use super::{
+    PostgresLedger, Statement, archive, count, deleted, distributed, erase, record, recount, remove, segments,
+    statement,
+};
 use crate::counting::SegmentId;
 use crate::ledger::LedgerError;
 

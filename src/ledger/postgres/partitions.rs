@@ -7,8 +7,8 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use super::lanes::Lanes;
-use super::{PostgresLedger, distributed};
 use super::session::{STEP, over};
+use super::{PostgresLedger, distributed};
 use crate::ledger::LedgerError;
 
 /// How long what was looked at is believed to stand.

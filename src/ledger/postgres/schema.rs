@@ -45,7 +45,9 @@ impl PostgresLedger {
         for number in wanted {
             run(&lanes::schema_of(&self.base, number), &LANE, session).await?;
             if let Some(distribution) = &distribution {
-                distribution.of_lane(number, standing.contains(&number), session).await?;
+                distribution
+                    .of_lane(number, standing.contains(&number), session)
+                    .await?;
             }
             // Known to the others only once it stands.
             sqlx::query(self.sql("INSERT INTO \"{base}\".lane (number) VALUES ($1) ON CONFLICT DO NOTHING"))

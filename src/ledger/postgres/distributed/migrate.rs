@@ -136,7 +136,13 @@ impl<'a> Distribution<'a> {
         if !distributed {
             run(session, &format!("SELECT citus_schema_distribute('{schema}')")).await?;
         }
-        for table in ["membership", "segment_bucket", "segment_span", "membership_history", "_sqlx_migrations"] {
+        for table in [
+            "membership",
+            "segment_bucket",
+            "segment_span",
+            "membership_history",
+            "_sqlx_migrations",
+        ] {
             forget_local_rows(session, &format!("\"{schema}\".{table}")).await?;
         }
         let fill = |text: &str| {
@@ -157,12 +163,7 @@ impl<'a> Distribution<'a> {
                 &fill(&SWEEP.replace("{table}", table).replace("{column}", column)),
             )
             .await?;
-            call_there(
-                session,
-                &schema,
-                &format!("sweep_{table}(timestamptz, bigint, bigint)"),
-            )
-            .await?;
+            call_there(session, &schema, &format!("sweep_{table}(timestamptz, bigint, bigint)")).await?;
         }
         Ok(())
     }
@@ -234,8 +235,9 @@ async fn ready(session: &mut PgConnection) -> Result<(), LedgerError> {
 
 /// From now on Citus calls the function on the machine of the lane.
 async fn call_there(session: &mut PgConnection, schema: &str, function: &str) -> Result<(), LedgerError> {
-    let text =
-        format!("SELECT create_distributed_function('\"{schema}\".{function}', colocate_with := '{schema}.membership')");
+    let text = format!(
+        "SELECT create_distributed_function('\"{schema}\".{function}', colocate_with := '{schema}.membership')"
+    );
     run(session, &text).await
 }
 
