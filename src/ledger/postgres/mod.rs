@@ -12,6 +12,7 @@ mod distributed;
 mod erase;
 mod jobs;
 mod lanes;
+mod move_error;
 mod moving;
 mod partitions;
 mod record;
@@ -41,7 +42,8 @@ use session::over;
 
 pub use connect::PostgresOptions;
 use lanes::{Home, Lane, Lanes};
-pub use moving::{MoveError, MoveProgress};
+pub use move_error::MoveError;
+pub use moving::MoveProgress;
 
 /// How many names of segments a process remembers the numbers of.
 const ID_CACHE_ENTRIES: usize = 100_000;
