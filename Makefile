@@ -6,7 +6,7 @@ SHELL := bash
 CARGO ?= cargo
 PROFILE ?= debug
 
-.PHONY: help run demo test test-long bench test-cluster cluster-up cluster-images cluster-down generated lint
+.PHONY: help run demo test test-long bench test-citus test-cluster cluster-up cluster-images cluster-down generated lint
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -55,6 +55,15 @@ test-cluster: ## Bring the local Kubernetes up, pass the tests that need it, and
 	[ -n "$${KEEP_CLUSTER:-}$${KUBE_CONTEXT:-}" ] || trap tests/cluster/down.sh EXIT
 	$(MAKE) --no-print-directory cluster-images
 	PROFILE=$(PROFILE) $(CARGO) test --test 'cluster_*'
+
+test-citus: ## Pass the conformance suite, schedules and a load over Citus: PREFIX is a PostgreSQL with the extension (docs/scaling.md), or CITUS_URL leads to a cluster
+	if [ -z "$${CITUS_URL:-}" ]; then
+	  cluster=$$(tests/citus.sh up "$${PREFIX:?a folder of PostgreSQL with the extension citus, or set CITUS_URL}")
+	  eval "$$cluster"
+	  trap 'tests/citus.sh down "$$CITUS_FOLDER"' EXIT
+	fi
+	$(CARGO) test --test ledger_conformance citus -- --test-threads 2
+	$(CARGO) test --test ledger_conformance distributed:: -- --test-threads 1 --nocapture
 
 demo: ## Do the whole of the main job on the local Kubernetes (KUBE_CONTEXT: on that one) and print what was done
 	@tests/install.sh cluster >&2

@@ -97,7 +97,7 @@ async fn main() {
         }
         let begun = Instant::now();
         eprintln!("{figure:?}");
-        rows.extend(match figure {
+        let measured = match figure {
             Figure::Ndjson => figures::ndjson::unique(&plan).await,
             Figure::Repeats => figures::ndjson::repeats(&plan).await,
             Figure::Lanes => figures::lanes::measure(&plan).await,
@@ -113,8 +113,10 @@ async fn main() {
             Figure::Bytes => figures::bytes::in_postgres(&plan).await,
             Figure::Redis => figures::bytes::in_redis(&plan).await,
             Figure::Size => figures::size::measure(&plan).await,
-        });
-        eprintln!("  {:.1?}", begun.elapsed());
+        };
+        // At once: what was measured is not lost where a later figure cannot run.
+        eprintln!("  {:.1?}\n\n{}", begun.elapsed(), table::render(&measured));
+        rows.extend(measured);
     }
     rows.extend(given);
     println!("\n{}\n\n{}", machine::describe(&plan), table::render(&rows));

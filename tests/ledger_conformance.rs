@@ -1,10 +1,13 @@
 //! One suite for every ledger: the rules of counting, held against a model that is a plain map of (segment, user) to what stands.
 //!
-//! Each test runs over a SQLite file, over a real PostgreSQL (`support::postgres`) and over one with four lanes, under the same name.
+//! Each test runs over a SQLite file, over a real PostgreSQL (`support::postgres`) and over one with four lanes, under the same name; and over two lanes
+//! that Citus distributes, where `CITUS_URL` leads to a cluster (`support::citus`).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 #[path = "ledger/concurrent.rs"]
 mod concurrent;
+#[path = "ledger/distributed.rs"]
+mod distributed;
 #[path = "ledger/jobs.rs"]
 mod jobs;
 #[path = "ledger/lanes.rs"]
@@ -33,6 +36,9 @@ macro_rules! for_every_ledger {
         }
         mod lanes {
             $(#[test] fn $test() { crate::world::run(crate::world::Kind::Lanes, crate::$module::$test); })*
+        }
+        mod citus {
+            $(#[test] fn $test() { crate::world::run(crate::world::Kind::Citus, crate::$module::$test); })*
         }
     };
 }

@@ -51,7 +51,7 @@ async fn run(started: Started) -> ExitCode {
     }
     let done = match command {
         Command::Serve => serve::serve(config).await,
-        Command::Migrate => migrate::migrate(&config).await,
+        Command::Migrate { distributed } => migrate::migrate(&config, distributed).await,
         Command::Archive => jobs::archive(&config).await,
         Command::Refresh => jobs::refresh(&config).await,
         Command::MoveSegment { segment, to_lane } => moving::move_segment(&config, &segment, to_lane).await,

@@ -27,7 +27,20 @@ pub(super) async fn ledger(config: &Config) -> Result<SharedLedger, CommandError
 
 /// Opens a ledger on PostgreSQL, which follows a password that is rotated.
 pub(super) async fn postgres(config: &Config, postgres: &Postgres) -> Result<Arc<PostgresLedger>, CommandError> {
-    let ledger = Arc::new(PostgresLedger::open(&options(postgres).await?, settings(config))?);
+    with(postgres, settings(config)).await
+}
+
+/// The same, to be distributed by its migration.
+pub(super) async fn distributed(config: &Config, postgres: &Postgres) -> Result<Arc<PostgresLedger>, CommandError> {
+    let settings = Settings {
+        distributed: true,
+        ..settings(config)
+    };
+    with(postgres, settings).await
+}
+
+async fn with(postgres: &Postgres, settings: Settings) -> Result<Arc<PostgresLedger>, CommandError> {
+    let ledger = Arc::new(PostgresLedger::open(&options(postgres).await?, settings)?);
     tokio::spawn(follow(postgres.clone(), Arc::downgrade(&ledger)));
     Ok(ledger)
 }

@@ -65,6 +65,11 @@ pub trait Ledger: Send + Sync + 'static {
         0
     }
 
+    /// The same by its number: what is asked of different ones is best asked apart.
+    fn lane_of_id(&self, _segment: SegmentId) -> usize {
+        0
+    }
+
     /// The numbers of the segments that exist, in the order of `names`.
     ///
     /// # Errors

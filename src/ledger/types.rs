@@ -20,6 +20,8 @@ pub struct Settings {
     pub max_segments_from_pairs: i64,
     /// PostgreSQL: how many lanes there are to be, at least, once the schema is migrated.
     pub lanes: i32,
+    /// PostgreSQL with Citus: whether the lanes are to be on its machines once the schema is migrated. Once they are they stay.
+    pub distributed: bool,
     /// The most pairs of one [`super::Ledger::record`].
     pub max_batch: usize,
     /// Moves time in the conformance suite; `None` everywhere else: the database's clock.
@@ -49,6 +51,7 @@ impl Default for Settings {
             settle: Duration::from_secs(600),
             max_segments_from_pairs: 10_000,
             lanes: 1,
+            distributed: false,
             max_batch: 10_000,
             clock: None,
         }

@@ -44,6 +44,7 @@ pub(crate) struct Landed<V> {
 }
 
 pub(crate) type Outcome<V> = Result<Landed<V>, ServiceError>;
+type Apart<K> = dyn Fn(&K) -> usize + Send + Sync;
 type Fetch<K, V> = dyn Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>, LedgerError>> + Send + Sync;
 
 pub(crate) struct Gather<K, V> {
@@ -52,6 +53,7 @@ pub(crate) struct Gather<K, V> {
 
 struct Inner<K, V> {
     fetch: Box<Fetch<K, V>>,
+    apart: Box<Apart<K>>,
     max_flights: usize,
     max_waiters: usize,
     state: Mutex<State<K, V>>,
@@ -71,9 +73,11 @@ where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Clone + Send + 'static,
 {
+    /// Keys that `apart` tells apart are never in one flight: their statements would be several.
     pub(crate) fn new(
         max_flights: usize,
         max_waiters: usize,
+        apart: impl Fn(&K) -> usize + Send + Sync + 'static,
         fetch: impl Fn(Vec<K>) -> BoxFuture<'static, Result<Vec<V>, LedgerError>> + Send + Sync + 'static,
     ) -> Self {
         let state = State {
@@ -85,6 +89,7 @@ where
         };
         let inner = Inner {
             fetch: Box::new(fetch),
+            apart: Box::new(apart),
             max_flights: max_flights.max(1),
             max_waiters: max_waiters.max(1),
             state: Mutex::new(state),
@@ -138,16 +143,20 @@ impl<K: Clone + Eq + Hash, V> State<K, V> {
         Some(receiver)
     }
 
-    /// Moves the keys that may fly now, first come first; a key that is under way waits for its flight to land.
-    fn board(&mut self) -> Vec<K> {
+    /// Moves the keys that may fly now, first come first; a key that is under way waits for its flight to land, and one of another kind than the
+    /// first for one of its own.
+    fn board(&mut self, apart: &Apart<K>) -> Vec<K> {
         let mut keys = Vec::new();
+        let mut kind = None;
         let mut blocked = VecDeque::new();
         while keys.len() < MAX_KEYS
             && let Some(key) = self.order.pop_front()
         {
-            if self.flying.contains_key(&key) {
+            let of_another_kind = kind.is_some_and(|kind| kind != apart(&key));
+            if of_another_kind || self.flying.contains_key(&key) {
                 blocked.push_back(key);
             } else if let Some(readers) = self.waiting.remove(&key) {
+                kind.get_or_insert_with(|| apart(&key));
                 self.flying.insert(key.clone(), readers);
                 keys.push(key);
             }
@@ -173,7 +182,7 @@ where
         if state.flights >= this.max_flights {
             return None;
         }
-        let keys = state.board();
+        let keys = state.board(&*this.apart);
         if keys.is_empty() {
             return None;
         }

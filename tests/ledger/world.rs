@@ -10,7 +10,7 @@ use segment_counter::counting::{Pair, Removal, Resolution, Rules, SegmentId, Seg
 use segment_counter::ledger::{Location, NewSegment, Settings, SharedLedger, TestClock, open};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 
-use crate::support::postgres;
+use crate::support::{citus, postgres};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -19,14 +19,28 @@ pub enum Kind {
     Postgres,
     /// With four.
     Lanes,
+    /// With two, each on the machine that Citus put it on; only where there is a cluster.
+    Citus,
+}
+
+impl Kind {
+    /// How many lanes.
+    pub fn lanes(self) -> i32 {
+        match self {
+            Self::Sqlite | Self::Postgres => 1,
+            Self::Lanes => 4,
+            Self::Citus => 2,
+        }
+    }
 }
 
 /// A database of one test.
 pub struct World {
     pub kind: Kind,
-    url: String,
+    pub url: String,
     folder: tempfile::TempDir,
     cases: AtomicU32,
+    pub citus: Option<citus::Database>,
 }
 
 /// A place in it where nothing stands yet; any number of ledgers may be opened there.
@@ -38,7 +52,17 @@ pub struct Place {
 }
 
 pub fn run<F: Future<Output = ()>>(kind: Kind, test: impl FnOnce(World) -> F) {
-    runtime().block_on(async { test(World::new(kind).await).await });
+    if kind == Kind::Citus && !citus::is_given("a test") {
+        return;
+    }
+    runtime().block_on(async {
+        let mut world = World::new(kind).await;
+        let citus = world.citus.take();
+        test(world).await;
+        if let Some(database) = citus {
+            database.drop().await;
+        }
+    });
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {
@@ -51,15 +75,21 @@ pub fn runtime() -> tokio::runtime::Runtime {
 
 impl World {
     pub async fn new(kind: Kind) -> Self {
-        let url = match kind {
-            Kind::Sqlite => String::new(),
-            Kind::Postgres | Kind::Lanes => postgres::server().database().await,
+        let citus = match kind {
+            Kind::Citus => Some(citus::Database::new().await),
+            Kind::Sqlite | Kind::Postgres | Kind::Lanes => None,
+        };
+        let url = match (kind, &citus) {
+            (Kind::Sqlite, _) => String::new(),
+            (_, Some(database)) => database.url.clone(),
+            _ => postgres::server().database().await,
         };
         Self {
             kind,
             url,
             folder: tempfile::tempdir().unwrap(),
             cases: AtomicU32::new(0),
+            citus,
         }
     }
 
@@ -78,16 +108,17 @@ impl Place {
     pub fn location(&self) -> Location {
         match self.kind {
             Kind::Sqlite => Location::File(self.file.clone()),
-            Kind::Postgres | Kind::Lanes => Location::parse(&self.url, None, &self.schema, 8).unwrap(),
+            Kind::Postgres | Kind::Lanes | Kind::Citus => Location::parse(&self.url, None, &self.schema, 8).unwrap(),
         }
     }
 
     /// A ledger here, whose schema stands.
     pub async fn ledger(&self, settings: &Settings) -> SharedLedger {
-        let mut settings = settings.clone();
-        if self.kind == Kind::Lanes {
-            settings.lanes = 4;
-        }
+        let settings = Settings {
+            lanes: self.kind.lanes().max(settings.lanes),
+            distributed: self.kind == Kind::Citus,
+            ..settings.clone()
+        };
         let ledger = open(&self.location(), settings).unwrap();
         ledger.migrate().await.unwrap();
         ledger.check().await.unwrap();
@@ -106,7 +137,7 @@ impl Place {
                     .await
                     .unwrap()
             }
-            Kind::Postgres | Kind::Lanes => {
+            Kind::Postgres | Kind::Lanes | Kind::Citus => {
                 let mut connection = PgConnection::connect(&self.url).await.unwrap();
                 let mut all = Vec::new();
                 for lane in self.lanes() {
@@ -126,8 +157,9 @@ impl Place {
 
     /// The schemas of its lanes.
     fn lanes(&self) -> Vec<String> {
-        let lanes = if self.kind == Kind::Lanes { 4 } else { 1 };
-        (0..lanes).map(|lane| format!("{}_lane_{lane}", self.schema)).collect()
+        (0..self.kind.lanes())
+            .map(|lane| format!("{}_lane_{lane}", self.schema))
+            .collect()
     }
 
     /// How many runs of jobs are remembered.
@@ -172,7 +204,7 @@ impl Place {
                 let number = sqlx::query_scalar(AssertSqlSafe(sql));
                 number.fetch_one(&mut connection).await.unwrap()
             }
-            Kind::Postgres | Kind::Lanes => {
+            Kind::Postgres | Kind::Lanes | Kind::Citus => {
                 let mut connection = PgConnection::connect(&self.url).await.unwrap();
                 let sql = sql.replace("{base}", &self.schema);
                 let lanes = if sql.contains("{lane}") {
@@ -203,7 +235,7 @@ impl Place {
                     .await
                     .unwrap();
             }
-            Kind::Postgres | Kind::Lanes => {
+            Kind::Postgres | Kind::Lanes | Kind::Citus => {
                 for lane in self.lanes() {
                     postgres::execute(&self.url, &sql.replace("{lane}", &lane)).await;
                 }

@@ -9,6 +9,7 @@
 )]
 
 pub mod acknowledged;
+pub mod citus;
 pub mod known_stream;
 pub mod postgres;
 pub mod proxy;

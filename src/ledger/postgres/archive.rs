@@ -4,7 +4,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::lanes::Lane;
 use super::session::{STEP, is_lock_timeout, over};
-use super::{PostgresLedger, partitions};
+use super::{PostgresLedger, Statement, partitions};
 use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError, Swept};
 
 /// How many heap blocks (8 KiB each) one batch looks at: what bounds a batch in a table where nothing has ended.
@@ -25,7 +25,7 @@ const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'";
 /// So are those that bear a removal: [`MOVE_MARKED`] is for them.
 ///
 /// Answers how many were moved, how many had ended, the place of the last of those, and whether any bears a removal.
-const MOVE: &str = r#"
+pub(super) const MOVE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, now - $2 * interval '1 microsecond' AS ended_by FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
 ), reach AS MATERIALIZED (
@@ -52,7 +52,7 @@ SELECT (SELECT count(*) FROM gone), ended, ((last::text::point)[0])::bigint << 1
 ///
 /// A row that also bears a removal stays as its mark until that is spent; a mark alone (which ended at the epoch) is no membership and goes into no
 /// history.
-const MOVE_MARKED: &str = r#"
+pub(super) const MOVE_MARKED: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT coalesce($1, clock_timestamp()) AS now
 ), ended AS MATERIALIZED (
@@ -87,6 +87,31 @@ type Moved = (i64, i64, Option<i64>, bool);
 /// The place in the heap where a block begins: places are block and row in one number.
 fn beginning_of(block: i64) -> i64 {
     block << 16
+}
+
+/// `$1` the table of a lane's memberships: how many heap blocks it has.
+pub(super) const HEAP_BLOCKS: &str = "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
+
+/// `$1` clock: forgets the erasures whose suppression keeps nothing out any more.
+pub(super) const FORGET_SUPPRESSIONS: &str =
+    "DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())";
+
+/// `$1` clock, `$2` settle (µs), `$3` how many: clears counters of the past.
+///
+/// Writers leave counters alone from settle / 2 on, so nobody waits for these rows. Segment by segment, since the key begins with it: a walk
+/// through the whole table for each chunk would grow with what is still to come.
+pub(super) fn sweep(table: &str, column: &str) -> String {
+    format!(
+        "DELETE FROM \"{{lane}}\".{table} WHERE ctid = ANY (ARRAY(
+           SELECT c.tid
+             FROM \"{{base}}\".segment s
+            CROSS JOIN LATERAL (
+                    SELECT ctid AS tid FROM \"{{lane}}\".{table} t
+                     WHERE t.segment_id = s.id
+                       AND t.{column} <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond')) c
+            WHERE s.lane = {{number}}
+            LIMIT $3))"
+    )
 }
 
 impl PostgresLedger {
@@ -126,10 +151,17 @@ impl PostgresLedger {
         let cursor = cursor.filter(|cursor| i64::from(cursor.lane) == i64::from(lane.number));
         let from = cursor.map_or(0, |cursor| cursor.position);
         let to = (from >> 16) + BLOCKS;
-        let (mut moved, dealt_with, last, marked) = match self.try_to_move(session, lane, from, to, limit).await {
-            // Somebody holds a row for long: without it then.
-            Err(error) if is_lock_timeout(&error) => self.move_marked(session, lane, from, to, limit).await?,
-            done => done?,
+        let tried = match &lane.archive {
+            Some(quick) => match self.try_to_move(session, quick, from, to, limit).await {
+                // Somebody holds a row for long: without it then.
+                Err(error) if is_lock_timeout(&error) => None,
+                done => Some(done?),
+            },
+            None => None,
+        };
+        let (mut moved, dealt_with, last, marked) = match tried {
+            Some(moved) => moved,
+            None => self.move_marked(session, lane, from, to, limit).await?,
         };
         // A full batch goes on after its last row.
         let next = last.filter(|_| dealt_with >= i64::from(limit));
@@ -137,11 +169,10 @@ impl PostgresLedger {
             let to = next.map_or(to, |last| (last >> 16) + 1);
             moved += self.move_marked(session, lane, from, to, limit).await?.0;
         }
-        let blocks: i64 =
-            sqlx::query_scalar("SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint")
-                .bind(format!("{}.membership", lane.schema))
-                .fetch_one(&mut *session)
-                .await?;
+        let blocks: i64 = sqlx::query_scalar(lane.heap_blocks.clone())
+            .bind(format!("{}.membership", lane.schema))
+            .fetch_one(&mut *session)
+            .await?;
         let position = next.unwrap_or(beginning_of(to));
         Ok((moved, (position < beginning_of(blocks)).then_some(position)))
     }
@@ -150,13 +181,13 @@ impl PostgresLedger {
     async fn try_to_move(
         &self,
         session: &mut PgConnection,
-        lane: &Lane,
+        quick: &Statement,
         from: i64,
         to: i64,
         limit: u32,
     ) -> Result<Moved, sqlx::Error> {
         let mut transaction = session.begin_with(BEGIN).await?;
-        let moved = sqlx::query_as(lane.sql(MOVE))
+        let moved = sqlx::query_as(quick.clone())
             .bind(self.clock())
             .bind(self.settle_micros())
             .bind(from)
@@ -177,7 +208,7 @@ impl PostgresLedger {
         to: i64,
         limit: u32,
     ) -> Result<Moved, sqlx::Error> {
-        sqlx::query_as(lane.sql(MOVE_MARKED))
+        sqlx::query_as(lane.archive_marked.clone())
             .bind(self.clock())
             .bind(self.settle_micros())
             .bind(from)
@@ -190,15 +221,13 @@ impl PostgresLedger {
 
     pub(super) async fn sweep_past(&self, keep_days: u32) -> Result<Swept, LedgerError> {
         let mut counters = 0;
-        for lane in self.all_lanes().await?.iter() {
+        let lanes = self.all_lanes().await?;
+        for lane in lanes.iter() {
             counters += self.sweep_counters(lane).await?;
             self.clear_deleted(lane).await?;
         }
         self.clear_broken_moves().await?;
-        let spent = sqlx::query(
-            self.sql("DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())"),
-        )
-        .bind(self.clock());
+        let spent = sqlx::query(lanes.forget_suppressions.clone()).bind(self.clock());
         over!(self, STEP, session => spent.execute(&mut *session))?;
         self.forget_runs(keep_days).await?;
         let partitions = partitions::drop_past(self, keep_days).await?;
@@ -207,22 +236,9 @@ impl PostgresLedger {
 
     async fn sweep_counters(&self, lane: &Lane) -> Result<i64, LedgerError> {
         let mut counters = 0;
-        for (table, column) in [("segment_bucket", "expires_at"), ("segment_span", "span_end")] {
+        for clear in [&lane.sweep_buckets, &lane.sweep_spans] {
             loop {
-                // Writers leave counters alone from settle / 2 on, so nobody waits for these rows. Segment by segment, since the key begins
-                // with it: a walk through the whole table for each chunk would grow with what is still to come.
-                let text = format!(
-                    "DELETE FROM \"{{lane}}\".{table} WHERE ctid = ANY (ARRAY(
-                       SELECT c.tid
-                         FROM \"{{base}}\".segment s
-                        CROSS JOIN LATERAL (
-                                SELECT ctid AS tid FROM \"{{lane}}\".{table} t
-                                 WHERE t.segment_id = s.id
-                                   AND t.{column} <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond')) c
-                        WHERE s.lane = {{number}}
-                        LIMIT $3))"
-                );
-                let clearing = sqlx::query(lane.sql(&text))
+                let clearing = sqlx::query(clear.clone())
                     .bind(self.clock())
                     .bind(self.settle_micros())
                     .bind(SWEEP_CHUNK);

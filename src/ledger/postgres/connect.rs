@@ -9,6 +9,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 
 use super::PostgresLedger;
+use super::distributed::Found;
 use super::lanes::{Lane, Lanes};
 use super::session::Session;
 use crate::ledger::sqlx_error::NO_CONNECTION;
@@ -109,14 +110,28 @@ impl PostgresOptions {
         ])
     }
 
-    pub(super) fn pool(&self, settings: &Settings) -> PgPool {
+    pub(super) fn pool(&self, settings: &Settings, distributed: &Found) -> PgPool {
+        let (asked, told) = (distributed.clone(), distributed.clone());
         PgPoolOptions::new()
             .max_connections(self.max_connections)
             .acquire_timeout(self.acquire)
             // A connection that was used a moment ago needs no question whether it lives: that would be a round trip for every statement.
             .test_before_acquire(false)
-            .before_acquire(|session, use_of| {
+            .after_connect(move |session, _| {
+                let settings = asked.settings();
                 Box::pin(async move {
+                    if let Some(settings) = settings {
+                        sqlx::query(settings).execute(session).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .before_acquire(move |session, use_of| {
+                let outdated = told.is_younger_than(use_of.age);
+                Box::pin(async move {
+                    if outdated {
+                        return Ok(false);
+                    }
                     if use_of.idle_for > TRUSTED {
                         // One that does not answer is closed, and the next one tried.
                         return Ok(tokio::time::timeout(PING, session.ping()).await.is_ok_and(|pong| pong.is_ok()));

@@ -20,6 +20,12 @@ WITH next AS MATERIALIZED (
 SELECT count(*), max(user_id) FROM next
 "#;
 
+/// `$1` the history of a lane: its partitions with how many heap blocks each has, and a number that changes where its rows are copied to another
+/// machine: on one server none is.
+pub(super) const PARTITIONS: &str = "
+SELECT inhrelid::regclass::text, pg_relation_size(inhrelid) / current_setting('block_size')::bigint, 0::bigint
+  FROM pg_inherits WHERE inhparent = to_regclass($1) ORDER BY 1";
+
 impl PostgresLedger {
     /// Clears away what segments left that were deleted before now - settle: by then no writer is under way that took them for existing.
     pub(super) async fn clear_deleted(&self, lane: &Lane) -> Result<(), LedgerError> {
@@ -92,21 +98,47 @@ impl PostgresLedger {
         V: ?Sized + Sync,
         &'v V: sqlx::Encode<'v, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send,
     {
-        let partitions: Vec<(String, i64)> = sqlx::query_as(
-            "SELECT inhrelid::regclass::text, pg_relation_size(inhrelid) / current_setting('block_size')::bigint
-               FROM pg_inherits WHERE inhparent = to_regclass($1) ORDER BY 1",
-        )
-        .bind(format!("{}.membership_history", lane.schema))
-        .fetch_all(&self.pool)
-        .await?;
         let mut deleted = 0;
-        for (partition, blocks) in partitions {
+        let mut partitions = self.partitions_of(lane).await?;
+        loop {
+            deleted += self.clear_partitions(&partitions, condition, value).await?;
+            // Rows that were copied to another machine meanwhile lie in other blocks there, some of which were passed already.
+            if partitions.iter().all(|(_, _, place)| *place == 0) {
+                return Ok(deleted);
+            }
+            let before: Vec<i64> = partitions.iter().map(|(_, _, place)| *place).collect();
+            partitions = self.partitions_of(lane).await?;
+            partitions.retain(|(_, _, place)| !before.contains(place));
+            if partitions.is_empty() {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    async fn partitions_of(&self, lane: &Lane) -> Result<Vec<(String, i64, i64)>, LedgerError> {
+        let history = format!("{}.membership_history", lane.schema);
+        let finding = sqlx::query_as(lane.partitions.clone()).bind(history);
+        Ok(finding.fetch_all(&self.pool).await?)
+    }
+
+    async fn clear_partitions<'v, V>(
+        &self,
+        partitions: &[(String, i64, i64)],
+        condition: &str,
+        value: &'v V,
+    ) -> Result<i64, LedgerError>
+    where
+        V: ?Sized + Sync,
+        &'v V: sqlx::Encode<'v, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send,
+    {
+        let mut deleted = 0;
+        for (partition, blocks, _) in partitions {
             // The name is the catalogue's own, quoted by it.
             let text = format!(
                 "DELETE FROM {partition} WHERE ctid >= format('(%s,0)', $1)::tid AND ctid < format('(%s,0)', $2)::tid AND {condition}"
             );
             let mut from = 0;
-            while from <= blocks {
+            while from <= *blocks {
                 let done = sqlx::query(sqlx::AssertSqlSafe(text.clone()))
                     .bind(from)
                     .bind(from + BLOCKS)

@@ -29,13 +29,13 @@ RETURNING receipt::text
 "#;
 
 /// Who may be writing memberships: whoever holds the lock that writing takes before the snapshot it reads by.
-const WRITERS: &str = r#"
+pub(super) const WRITERS: &str = r#"
 SELECT virtualtransaction FROM pg_locks
  WHERE locktype = 'relation' AND relation = to_regclass($1) AND mode = 'RowExclusiveLock' AND granted AND pid <> pg_backend_pid()
 "#;
 
 /// `$1` clock, `$2` user, `$3` settle / 2 (µs). Rows sorted, then buckets, then spans: the lock order of every writer.
-const DELETE: &str = r#"
+pub(super) const DELETE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT coalesce($1, clock_timestamp()) AS now
 ), locked AS MATERIALIZED (
@@ -60,7 +60,7 @@ SELECT count(*), coalesce(array_agg(g.segment_id ORDER BY g.segment_id) FILTER (
 "#;
 
 /// `$1` clock, `$2` user, `$3` receipt, `$4` and `$5` what was deleted, `$6` how long the suppression lasts (µs), `$7` the erasure before.
-const FINISH: &str = r#"
+pub(super) const FINISH: &str = r#"
 UPDATE "{base}".suppression s
    SET erased_at = greatest(c.now, $7), suppressed_until = greatest(s.suppressed_until, c.now + $6 * interval '1 microsecond'),
        memberships = s.memberships + $4, history = s.history + $5
@@ -76,6 +76,7 @@ const PATIENCE: Duration = Duration::from_secs(45);
 
 impl PostgresLedger {
     pub(super) async fn erase_user(&self, user: &UserId) -> Result<Erasure, LedgerError> {
+        let lanes = self.all_lanes().await?;
         let keep = self.settings.rules.memory_micros() + self.settle_micros();
         let looking_back = sqlx::query_scalar(self.sql(BEFORE)).bind(user.as_str());
         let suppressing = sqlx::query_scalar(self.sql(SUPPRESS))
@@ -90,7 +91,6 @@ impl PostgresLedger {
             transaction.commit().await?;
             Ok::<_, LedgerError>((before, receipt))
         })?;
-        let lanes = self.all_lanes().await?;
         // A segment must not change its lane between one lane's part of this and another's.
         let mut still = self.pool.begin().await?;
         // However long the history is.
@@ -105,7 +105,7 @@ impl PostgresLedger {
         still.commit().await?;
         let memberships: i64 = erased.iter().map(|(memberships, _, _)| memberships).sum();
         let history: i64 = erased.iter().map(|(_, history, _)| history).sum();
-        let finishing = sqlx::query_as(self.sql(FINISH))
+        let finishing = sqlx::query_as(lanes.finish_erasure.clone())
             .bind(self.clock())
             .bind(user.as_str())
             .bind(&receipt)
@@ -136,7 +136,7 @@ impl PostgresLedger {
     /// Deletes what a lane has of a user: how many memberships, how many rows of the history, and whose counts that changed.
     async fn erase_in(&self, lane: &Lane, user: &UserId) -> Result<(i64, i64, Vec<i64>), LedgerError> {
         self.older_writers_ended(lane).await?;
-        let deleting = sqlx::query_as(lane.sql(DELETE))
+        let deleting = sqlx::query_as(lane.erase.clone())
             .bind(self.clock())
             .bind(user.as_str())
             .bind(self.settle_micros() / 2);
@@ -151,7 +151,7 @@ impl PostgresLedger {
     async fn older_writers_ended(&self, lane: &Lane) -> Result<(), LedgerError> {
         let table = format!("{}.membership", lane.schema);
         let look = || {
-            sqlx::query_scalar::<_, String>(WRITERS)
+            sqlx::query_scalar::<_, String>(lane.writers.clone())
                 .bind(&table)
                 .fetch_all(&self.pool)
         };

@@ -1,6 +1,7 @@
 //! Lanes: a segment's memberships and counters live in one schema of several, and statements differ only by its name.
 //!
-//! On one server lanes cost next to nothing; where each schema may live on a server of its own they are what grows.
+//! On one server lanes cost next to nothing; where Citus puts each schema on a machine of its own they are what grows, and some statements are
+//! other ones there: they are chosen here, when it is learnt which lanes there are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +9,10 @@ use std::sync::Arc;
 use sqlx::{Executor, Postgres};
 
 use super::session::{ANSWER, over};
-use super::{PostgresLedger, count, record};
+use super::{
+    PostgresLedger, Statement, archive, count, deleted, distributed, erase, record, recount, remove, segments,
+    statement,
+};
 use crate::counting::SegmentId;
 use crate::ledger::LedgerError;
 
@@ -22,20 +26,120 @@ pub(super) struct Home {
     pub(super) lane: i32,
 }
 
-/// A lane, and the statements of the hot paths with its name filled in.
+/// The texts that are other ones where Citus distributes the lanes, schemas and numbers not filled in yet. Parameters and answers are the same.
+pub(super) struct Texts {
+    pub(super) record_distinct: String,
+    pub(super) record_any: String,
+    pub(super) remove: String,
+    pub(super) writers: String,
+    pub(super) erase: String,
+    /// `None`: `archive_marked` is for all rows.
+    pub(super) archive: Option<String>,
+    pub(super) archive_marked: String,
+    pub(super) heap_blocks: String,
+    pub(super) partitions: String,
+    pub(super) sweep_buckets: String,
+    pub(super) sweep_spans: String,
+    /// `None`: segments are compared one by one.
+    pub(super) agree: Option<String>,
+    pub(super) compare: String,
+    pub(super) mend: String,
+    pub(super) put_segment: String,
+    pub(super) finish_erasure: String,
+    pub(super) forget_suppressions: String,
+}
+
+impl Texts {
+    fn of_one_server() -> Self {
+        Self {
+            record_distinct: record::distinct(),
+            record_any: record::any(),
+            remove: remove::REMOVE.to_owned(),
+            writers: erase::WRITERS.to_owned(),
+            erase: erase::DELETE.to_owned(),
+            archive: Some(archive::MOVE.to_owned()),
+            archive_marked: archive::MOVE_MARKED.to_owned(),
+            heap_blocks: archive::HEAP_BLOCKS.to_owned(),
+            partitions: deleted::PARTITIONS.to_owned(),
+            sweep_buckets: archive::sweep("segment_bucket", "expires_at"),
+            sweep_spans: archive::sweep("segment_span", "span_end"),
+            agree: Some(recount::AGREE.to_owned()),
+            compare: recount::comparing(),
+            mend: recount::mending(),
+            put_segment: segments::PUT.to_owned(),
+            finish_erasure: erase::FINISH.to_owned(),
+            forget_suppressions: archive::FORGET_SUPPRESSIONS.to_owned(),
+        }
+    }
+
+    fn of(distributed: bool) -> Self {
+        if distributed {
+            distributed::texts()
+        } else {
+            Self::of_one_server()
+        }
+    }
+}
+
+/// A lane, and its statements with its name filled in.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) number: i32,
     /// An identifier, made of a proven one.
     pub(super) schema: String,
     base: String,
-    pub(super) record_distinct: sqlx::SqlStr,
-    pub(super) record_any: sqlx::SqlStr,
-    pub(super) count: sqlx::SqlStr,
+    pub(super) record_distinct: Statement,
+    pub(super) record_any: Statement,
+    pub(super) count: Statement,
+    pub(super) remove: Statement,
+    pub(super) writers: Statement,
+    pub(super) erase: Statement,
+    pub(super) archive: Option<Statement>,
+    pub(super) archive_marked: Statement,
+    pub(super) heap_blocks: Statement,
+    pub(super) partitions: Statement,
+    pub(super) sweep_buckets: Statement,
+    pub(super) sweep_spans: Statement,
+    pub(super) agree: Option<Statement>,
+    pub(super) compare: Statement,
+    pub(super) mend: Statement,
 }
 
-/// All of them, in the order of their numbers.
-pub(super) type Lanes = Vec<Arc<Lane>>;
+/// All of them, in the order of their numbers, and what depends on where they are.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    all: Vec<Arc<Lane>>,
+    /// Whether Citus puts each on a machine of its own.
+    pub(super) distributed: bool,
+    pub(super) put_segment: Statement,
+    pub(super) finish_erasure: Statement,
+    pub(super) forget_suppressions: Statement,
+}
+
+impl std::ops::Deref for Lanes {
+    type Target = [Arc<Lane>];
+
+    fn deref(&self) -> &[Arc<Lane>] {
+        &self.all
+    }
+}
+
+impl Lanes {
+    fn new(base: &str, numbers: impl IntoIterator<Item = i32>, distributed: bool) -> Self {
+        let texts = Texts::of(distributed);
+        let of_base = |text: &str| statement(text.replace("{base}", base));
+        Self {
+            all: numbers
+                .into_iter()
+                .map(|number| Arc::new(Lane::new(base, number, &texts)))
+                .collect(),
+            distributed,
+            put_segment: of_base(&texts.put_segment),
+            finish_erasure: of_base(&texts.finish_erasure),
+            forget_suppressions: of_base(&texts.forget_suppressions),
+        }
+    }
+}
 
 /// The schema of a lane.
 pub(super) fn schema_of(base: &str, number: i32) -> String {
@@ -43,14 +147,30 @@ pub(super) fn schema_of(base: &str, number: i32) -> String {
 }
 
 impl Lane {
-    pub(super) fn new(base: &str, number: i32) -> Self {
+    /// One on the server itself.
+    pub(super) fn on_one_server(base: &str, number: i32) -> Self {
+        Self::new(base, number, &Texts::of_one_server())
+    }
+
+    fn new(base: &str, number: i32, texts: &Texts) -> Self {
         let schema = schema_of(base, number);
-        let fill =
-            |text: &str| sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(fill_in(text, base, &schema, number)));
+        let fill = |text: &str| statement(fill_in(text, base, &schema, number));
         Self {
-            record_distinct: fill(&record::distinct()),
-            record_any: fill(&record::any()),
+            record_distinct: fill(&texts.record_distinct),
+            record_any: fill(&texts.record_any),
             count: fill(count::SQL),
+            remove: fill(&texts.remove),
+            writers: fill(&texts.writers),
+            erase: fill(&texts.erase),
+            archive: texts.archive.as_deref().map(fill),
+            archive_marked: fill(&texts.archive_marked),
+            heap_blocks: fill(&texts.heap_blocks),
+            partitions: fill(&texts.partitions),
+            sweep_buckets: fill(&texts.sweep_buckets),
+            sweep_spans: fill(&texts.sweep_spans),
+            agree: texts.agree.as_deref().map(fill),
+            compare: fill(&texts.compare),
+            mend: fill(&texts.mend),
             number,
             base: base.to_owned(),
             schema,
@@ -87,15 +207,20 @@ impl PostgresLedger {
         &self,
         session: impl Executor<'e, Database = Postgres>,
     ) -> Result<Arc<Lanes>, LedgerError> {
-        let numbers: Vec<i32> = sqlx::query_scalar(self.sql("SELECT number FROM \"{base}\".lane ORDER BY number"))
-            .fetch_all(session)
-            .await?;
-        let lanes: Arc<Lanes> = Arc::new(
-            numbers
-                .into_iter()
-                .map(|number| Arc::new(Lane::new(&self.base, number)))
-                .collect(),
-        );
+        let rows: Vec<(i32, bool)> = sqlx::query_as(self.sql(
+            "SELECT number, to_regclass('\"{base}\".distribution') IS NOT NULL FROM \"{base}\".lane ORDER BY number",
+        ))
+        .fetch_all(session)
+        .await?;
+        let distributed = rows.iter().any(|(_, distributed)| *distributed);
+        if distributed {
+            self.distributed.found();
+        }
+        let lanes = Arc::new(Lanes::new(
+            &self.base,
+            rows.into_iter().map(|(number, _)| number),
+            distributed,
+        ));
         self.lanes.store(Some(Arc::clone(&lanes)));
         Ok(lanes)
     }

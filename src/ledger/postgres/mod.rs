@@ -1,4 +1,4 @@
-//! The ledger on PostgreSQL 15 or newer, without any extension.
+//! The ledger on PostgreSQL 15 or newer, without any extension; with Citus, where a migration was asked to distribute it, on several machines.
 //!
 //! One file a statement, or a family of them. Every statement names its schema (a pooler may hand out any session) and takes its instant
 //! from `coalesce($1, clock_timestamp())`, where `$1` is the conformance suite's clock or null. Lock order everywhere: memberships
@@ -8,9 +8,11 @@ mod archive;
 mod connect;
 mod count;
 mod deleted;
+mod distributed;
 mod erase;
 mod jobs;
 mod lanes;
+mod move_error;
 mod moving;
 mod partitions;
 mod record;
@@ -40,7 +42,8 @@ use session::over;
 
 pub use connect::PostgresOptions;
 use lanes::{Home, Lane, Lanes};
-pub use moving::{MoveError, MoveProgress};
+pub use move_error::MoveError;
+pub use moving::MoveProgress;
 
 /// How many names of segments a process remembers the numbers of.
 const ID_CACHE_ENTRIES: usize = 100_000;
@@ -60,6 +63,8 @@ pub struct PostgresLedger {
     homes: IdCache<SegmentId, i32>,
     /// When the partitions of the histories were last looked at.
     partitions_seen: Mutex<Option<Instant>>,
+    /// Whether Citus distributes the lanes.
+    distributed: distributed::Found,
     /// What the last look at a database that gave no connection found.
     probe: connect::Probe,
 }
@@ -72,7 +77,8 @@ impl PostgresLedger {
     pub fn open(options: &PostgresOptions, settings: Settings) -> Result<Self, LedgerError> {
         let base = options.schema().to_owned();
         let resolve = sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(segments::RESOLVE.replace("{base}", &base)));
-        let pool = options.pool(&settings);
+        let distributed = distributed::Found::default();
+        let pool = options.pool(&settings, &distributed);
         Ok(Self {
             pool,
             settings,
@@ -82,6 +88,7 @@ impl PostgresLedger {
             ids: IdCache::new(ID_CACHE_ENTRIES),
             homes: IdCache::new(ID_CACHE_ENTRIES),
             partitions_seen: Mutex::default(),
+            distributed,
             probe: connect::Probe::default(),
         })
     }
@@ -122,7 +129,7 @@ pub fn recording_for_bench(options: &PostgresOptions, settings: &Settings, repea
     let session = options.connect_options(settings);
     let statement = if repeats { record::any() } else { record::distinct() };
     (
-        Lane::new(options.schema(), 0).text(&statement),
+        Lane::on_one_server(options.schema(), 0).text(&statement),
         session.get_options().unwrap_or_default().to_owned(),
     )
 }
@@ -186,6 +193,11 @@ impl Ledger for PostgresLedger {
     fn lane_of(&self, segment: &SegmentName) -> usize {
         let home = self.ids.get(segment);
         home.map_or(0, |home| usize::try_from(home.lane).unwrap_or(0))
+    }
+
+    fn lane_of_id(&self, segment: SegmentId) -> usize {
+        let lane = self.homes.get(&segment);
+        lane.map_or(0, |lane| usize::try_from(lane).unwrap_or(0))
     }
 
     async fn migrate(&self) -> Result<SchemaState, LedgerError> {

@@ -17,6 +17,7 @@ use sqlx::{Acquire, PgConnection, Postgres};
 
 use super::connect::statement_timeout;
 use super::lanes::{Home, LANE_CHANGE_LOCK, Lane};
+use super::move_error::MoveError;
 use super::session::is_lock_timeout;
 use super::{PostgresLedger, Statement, statement};
 use crate::counting::{SegmentId, SegmentName};
@@ -32,36 +33,6 @@ const FEW: usize = 500;
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(2);
 /// How often.
 const TRIES: u32 = 30;
-
-/// Why a segment was not moved.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MoveError {
-    /// There is none of this name.
-    #[error("there is no such segment")]
-    NoSegment,
-    /// There is no such lane.
-    #[error(
-        "there is no lane {wanted}: there are {lanes}, counted from 0; `segment-counter migrate --lanes` adds more"
-    )]
-    NoLane {
-        /// The lane that was asked for.
-        wanted: i32,
-        /// How many there are.
-        lanes: usize,
-    },
-    /// Another move is under way.
-    #[error("another segment is being moved: one at a time")]
-    Busy,
-    /// The database.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-}
-
-impl From<sqlx::Error> for MoveError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Ledger(error.into())
-    }
-}
 
 /// How far a move is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -137,6 +108,12 @@ impl PostgresLedger {
             return Ok(false);
         }
         let source = self.lane(home.lane).await?;
+        if lanes.distributed {
+            return Err(MoveError::Distributed {
+                lane: home.lane,
+                schema: source.schema.clone(),
+            });
+        }
         let moving = Move {
             ledger: self,
             segment: home.id,

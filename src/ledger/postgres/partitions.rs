@@ -6,9 +6,9 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
-use super::PostgresLedger;
 use super::lanes::Lanes;
 use super::session::{STEP, over};
+use super::{PostgresLedger, distributed};
 use crate::ledger::LedgerError;
 
 /// How long what was looked at is believed to stand.
@@ -66,6 +66,11 @@ pub(super) async fn look(ledger: &PostgresLedger, session: &mut PgConnection) ->
         )))
         .execute(&mut *transaction)
         .await?;
+        if lanes.distributed && parent.ends_with(".membership_history") {
+            sqlx::query(sqlx::AssertSqlSafe(distributed::movable(&name)))
+                .execute(&mut *transaction)
+                .await?;
+        }
     }
     Ok(transaction.commit().await?)
 }

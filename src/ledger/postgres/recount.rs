@@ -10,7 +10,7 @@ use sqlx::{Connection, Executor, PgConnection, Postgres};
 
 use super::lanes::Lane;
 use super::session::{STEP, over};
-use super::{PostgresLedger, partitions, timestamp};
+use super::{PostgresLedger, Statement, partitions, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{LedgerError, Recount};
 
@@ -21,7 +21,7 @@ use crate::ledger::{LedgerError, Recount};
 /// not happen to the same ones again. Buckets are held against memberships, spans against buckets: a span is the number of its two hours.
 ///
 /// `OFFSET 0` keeps the end of a bucket reckoned once.
-const AGREE: &str = r#"
+pub(super) const AGREE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, date_bin('2 hours', now, 'epoch') + interval '2 hours' AS edge, date_part('epoch', date_bin('2 hours', now, 'epoch')) / 7200 + 1 AS passing
     FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
@@ -114,6 +114,16 @@ const MEND: &str = r#"
   ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members
 )"#;
 
+/// `$1` clock, `$2` segment: compares, and notes what was found where nothing differs.
+pub(super) fn comparing() -> String {
+    format!("WITH {DIFFERENCES} {}", FOUND.replace("{settled}", "f.drift = 0"))
+}
+
+/// The same, with what differs mended and noted.
+pub(super) fn mending() -> String {
+    format!("WITH {DIFFERENCES} {MEND} {}", FOUND.replace("{settled}", "true"))
+}
+
 impl PostgresLedger {
     pub(super) async fn longest_unchecked(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError> {
         let choosing = sqlx::query_scalar(
@@ -153,8 +163,11 @@ impl PostgresLedger {
         session: &mut PgConnection,
         segments: &[i64],
     ) -> Result<Vec<Recount>, LedgerError> {
+        let Some(agree) = &lane.agree else {
+            return Ok(Vec::new());
+        };
         partitions::ensure(self, session).await?;
-        let found: Vec<(i64, i64, i64)> = sqlx::query_as(lane.sql(AGREE))
+        let found: Vec<(i64, i64, i64)> = sqlx::query_as(agree.clone())
             .bind(self.clock())
             .bind(segments)
             .bind(rand::random::<i64>())
@@ -211,27 +224,20 @@ impl PostgresLedger {
         segment: SegmentId,
     ) -> Result<Option<Recount>, LedgerError> {
         partitions::ensure(self, session).await?;
-        match self.compare(lane, segment, None, &mut *session).await? {
+        match self.compare(segment, &lane.compare, &mut *session).await? {
             Some(found) if found.drift != 0 => self.mend(lane, session, segment).await,
             found => Ok(found),
         }
     }
 
-    /// `None`: the segment does not live in this lane, whatever rows it may have left there.
+    /// By [`comparing`] or [`mending`]. `None`: the segment does not live in this lane, whatever rows it may have left there.
     async fn compare<'e>(
         &self,
-        lane: &Lane,
         segment: SegmentId,
-        mend: Option<&str>,
+        comparison: &Statement,
         executor: impl Executor<'e, Database = Postgres>,
     ) -> Result<Option<Recount>, LedgerError> {
-        let settled = if mend.is_some() { "true" } else { "f.drift = 0" };
-        let text = format!(
-            "WITH {DIFFERENCES} {} {}",
-            mend.unwrap_or_default(),
-            FOUND.replace("{settled}", settled)
-        );
-        let (at, members, drift, here): (i64, i64, i64, bool) = sqlx::query_as(lane.sql(&text))
+        let (at, members, drift, here): (i64, i64, i64, bool) = sqlx::query_as(comparison.clone())
             .bind(self.clock())
             .bind(segment.0)
             .fetch_one(executor)
@@ -261,7 +267,7 @@ impl PostgresLedger {
         )
         .execute(&mut *transaction)
         .await?;
-        let found = self.compare(lane, segment, Some(MEND), &mut *transaction).await?;
+        let found = self.compare(segment, &lane.mend, &mut *transaction).await?;
         transaction.commit().await?;
         Ok(found)
     }

@@ -16,7 +16,7 @@ use crate::ledger::{LedgerError, RemovalOutcome, Removed};
 /// * An ended row has the epoch in expires_at: nobody can leave then, so it is a member at no instant, even where the clock steps back.
 /// * What ended before now - settle / 2 stays for the archive: its bucket is the sweeper's.
 /// * prev_expires_at comes back only of rows that this ended, which go into the history here: the archive will not know any more.
-const REMOVE: &str = r#"
+pub(super) const REMOVE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, (extract(epoch FROM now) * 1000000)::bigint AS micros FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
 ), asked AS MATERIALIZED (
@@ -157,7 +157,7 @@ impl PostgresLedger {
             for (lane, sent) in lanes {
                 let segments: Vec<i64> = sent.iter().map(|(_, segment)| *segment).collect();
                 let users: Vec<&str> = sent.iter().map(|(index, _)| removals[*index].user.as_str()).collect();
-                let answer = sqlx::query_as(lane.sql(REMOVE))
+                let answer = sqlx::query_as(lane.remove.clone())
                     .bind(self.clock())
                     .bind(&segments)
                     .bind(&users)

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sqlx::migrate::Migrator;
 use sqlx::{Acquire, Connection, PgConnection};
 
+use super::distributed::{self, Distribution};
 use super::{PostgresLedger, lanes, partitions};
 use crate::ledger::{LedgerError, SchemaState};
 
@@ -30,18 +31,32 @@ impl PostgresLedger {
             .bind(MIGRATION_LOCK)
             .execute(&mut *session)
             .await?;
+        let distribution = Distribution::wanted(self, session).await?;
         run(&self.base, &BASE, session).await?;
-        let standing: Vec<i32> = sqlx::query_scalar(self.sql("SELECT number FROM \"{base}\".lane"))
+        if let Some(distribution) = &distribution {
+            distribution.of_base(session).await?;
+        }
+        let standing: BTreeSet<i32> = sqlx::query_scalar(self.sql("SELECT number FROM \"{base}\".lane"))
             .fetch_all(&mut *session)
-            .await?;
-        let wanted: BTreeSet<i32> = standing.into_iter().chain(0..self.settings.lanes.max(1)).collect();
+            .await?
+            .into_iter()
+            .collect();
+        let wanted: BTreeSet<i32> = standing.iter().copied().chain(0..self.settings.lanes.max(1)).collect();
         for number in wanted {
             run(&lanes::schema_of(&self.base, number), &LANE, session).await?;
+            if let Some(distribution) = &distribution {
+                distribution
+                    .of_lane(number, standing.contains(&number), session)
+                    .await?;
+            }
             // Known to the others only once it stands.
             sqlx::query(self.sql("INSERT INTO \"{base}\".lane (number) VALUES ($1) ON CONFLICT DO NOTHING"))
                 .bind(number)
                 .execute(&mut *session)
                 .await?;
+        }
+        if let Some(distribution) = &distribution {
+            distribution.note(session).await?;
         }
         self.read_lanes(&mut *session).await?;
         partitions::look(self, &mut *session).await?;
@@ -53,19 +68,27 @@ impl PostgresLedger {
         self.schema_state(session).await
     }
 
-    /// The versions of base and of the lane that is the furthest behind, added: both only grow, so the sum is current exactly when all are.
+    /// The versions of base and of the lane that is the furthest behind, added: both only grow, so the sum is current exactly when all are. Where the
+    /// ledger is distributed, the version of its functions too.
     pub(super) async fn schema_state(&self, session: &mut PgConnection) -> Result<SchemaState, LedgerError> {
-        let expected = newest(&BASE) + newest(&LANE);
+        let mut expected = newest(&BASE) + newest(&LANE);
         let Some(base) = self.installed(&self.base, session).await? else {
             return Ok(SchemaState {
                 installed: None,
                 expected,
             });
         };
-        let has_lanes: bool = sqlx::query_scalar("SELECT to_regclass(format('%I.lane', $1)) IS NOT NULL")
-            .bind(&self.base)
-            .fetch_one(&mut *session)
-            .await?;
+        let (has_lanes, is_distributed): (bool, bool) = sqlx::query_as(
+            "SELECT to_regclass(format('%I.lane', $1)) IS NOT NULL, to_regclass(format('%I.distribution', $1)) IS NOT NULL",
+        )
+        .bind(&self.base)
+        .fetch_one(&mut *session)
+        .await?;
+        let mut functions = 0;
+        if is_distributed && let Some((stands, needed)) = distributed::version(self, session).await? {
+            functions = stands;
+            expected += needed;
+        }
         let numbers: Vec<i32> = if has_lanes {
             sqlx::query_scalar(self.sql("SELECT number FROM \"{base}\".lane"))
                 .fetch_all(&mut *session)
@@ -84,7 +107,7 @@ impl PostgresLedger {
             behind = Some(behind.map_or(version, |other: i64| other.min(version)));
         }
         Ok(SchemaState {
-            installed: behind.map(|lane| base + lane),
+            installed: behind.map(|lane| base + lane + functions),
             expected,
         })
     }

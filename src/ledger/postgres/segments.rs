@@ -39,6 +39,16 @@ SELECT n.name, l.number, true, n.now
 ON CONFLICT (name) DO NOTHING
 "#;
 
+/// `$1` clock, `$2` name, `$3` window (s or null), `$4` description. xmax is 0 exactly in a row that this statement inserted.
+pub(super) const PUT: &str = r#"
+INSERT INTO "{base}".segment AS s (name, lane, window_seconds, description, from_pair, created_at)
+VALUES ($2, (SELECT l.number FROM "{base}".lane l
+              ORDER BY (SELECT count(*) FROM "{base}".segment o WHERE o.lane = l.number), l.number LIMIT 1),
+        $3, $4, false, coalesce($1, clock_timestamp()))
+ON CONFLICT (name) DO UPDATE SET window_seconds = EXCLUDED.window_seconds, description = EXCLUDED.description
+RETURNING xmax = 0
+"#;
+
 #[derive(FromRow)]
 struct Row {
     id: i64,
@@ -96,6 +106,8 @@ impl PostgresLedger {
     }
 
     async fn create(&self, absent: &BTreeMap<&SegmentName, Option<i64>>) -> Result<(), LedgerError> {
+        // Where Citus distributes them, sessions are set otherwise from here on.
+        self.all_lanes().await?;
         let names: Vec<&str> = absent.keys().map(|name| name.as_str()).collect();
         let observed: Vec<Option<i64>> = absent.values().copied().collect();
         over!(self, ANSWER, session => async {
@@ -150,19 +162,11 @@ impl PostgresLedger {
     }
 
     pub(super) async fn upsert_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError> {
-        // xmax is 0 exactly in a row that this statement inserted.
-        let putting = sqlx::query_scalar(self.sql(
-            r#"INSERT INTO "{base}".segment AS s (name, lane, window_seconds, description, from_pair, created_at)
-               VALUES ($2, (SELECT l.number FROM "{base}".lane l
-                             ORDER BY (SELECT count(*) FROM "{base}".segment o WHERE o.lane = l.number), l.number LIMIT 1),
-                       $3, $4, false, coalesce($1, clock_timestamp()))
-               ON CONFLICT (name) DO UPDATE SET window_seconds = EXCLUDED.window_seconds, description = EXCLUDED.description
-               RETURNING xmax = 0"#,
-        ))
-        .bind(self.clock())
-        .bind(segment.name.as_str())
-        .bind(segment.window.map(Window::seconds))
-        .bind(segment.description.as_deref());
+        let putting = sqlx::query_scalar(self.all_lanes().await?.put_segment.clone())
+            .bind(self.clock())
+            .bind(segment.name.as_str())
+            .bind(segment.window.map(Window::seconds))
+            .bind(segment.description.as_deref());
         let created: bool = over!(self, ANSWER, session => async {
             let mut transaction = session.begin().await?;
             let created = putting.fetch_one(&mut *transaction).await?;
@@ -181,6 +185,7 @@ impl PostgresLedger {
 
     /// The name is free from the commit on; the rows are cleared away later, by [`PostgresLedger::clear_deleted`].
     pub(super) async fn mark_deleted(&self, name: &SegmentName) -> Result<Option<SegmentId>, LedgerError> {
+        self.all_lanes().await?;
         let deleting = sqlx::query_scalar(self.sql(
             r#"WITH gone AS (
                  DELETE FROM "{base}".segment WHERE name = $2 RETURNING id, lane

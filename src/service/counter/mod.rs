@@ -5,12 +5,12 @@
 
 mod flight;
 mod local;
+mod reads;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use jiff::Timestamp;
 use quick_cache::sync::Cache as Bounded;
 use tokio::sync::oneshot;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::cache::SharedCache;
 use crate::counting::{SegmentId, SegmentName};
-use crate::ledger::{Count, LedgerError, SharedLedger};
+use crate::ledger::{Count, SharedLedger};
 
 use super::gather::{Gather, Join, Landed};
 use super::metrics::{Level, Metrics};
@@ -78,8 +78,8 @@ impl Counter {
             local: Local::new(config.local_entries),
             names: Bounded::new(config.local_entries.max(1)),
             flights: Mutex::default(),
-            counts: gather_counts(Arc::clone(ledger), Arc::clone(&metrics), config),
-            resolves: gather_names(Arc::clone(ledger), Arc::clone(&metrics), config),
+            counts: reads::counts(Arc::clone(ledger), Arc::clone(&metrics), config),
+            resolves: reads::names(Arc::clone(ledger), Arc::clone(&metrics), config),
             cache,
             metrics,
             serve_stale: config.serve_stale,
@@ -369,47 +369,4 @@ impl Place {
             }
         }
     }
-}
-
-fn gather_counts(ledger: SharedLedger, metrics: Arc<Metrics>, config: &ServiceConfig) -> Gather<SegmentId, Count> {
-    Gather::new(
-        config.ledger_reads,
-        config.ledger_read_waiters,
-        move |ids: Vec<SegmentId>| {
-            let (ledger, metrics) = (Arc::clone(&ledger), Arc::clone(&metrics));
-            async move {
-                let started = Instant::now();
-                let counts = ledger.count(&ids).await;
-                metrics.ledger_read_seconds.observe(started.elapsed().as_secs_f64());
-                counts.inspect_err(|error| report(&metrics, "count", error))
-            }
-            .boxed()
-        },
-    )
-}
-
-fn gather_names(
-    ledger: SharedLedger,
-    metrics: Arc<Metrics>,
-    config: &ServiceConfig,
-) -> Gather<SegmentName, Option<SegmentId>> {
-    Gather::new(
-        config.ledger_reads,
-        config.ledger_read_waiters,
-        move |names: Vec<SegmentName>| {
-            let (ledger, metrics) = (Arc::clone(&ledger), Arc::clone(&metrics));
-            async move {
-                ledger
-                    .resolve(&names)
-                    .await
-                    .inspect_err(|error| report(&metrics, "resolve", error))
-            }
-            .boxed()
-        },
-    )
-}
-
-fn report(metrics: &Metrics, operation: &'static str, error: &LedgerError) {
-    metrics.ledger_error(operation, error);
-    tracing::warn!(%error, operation, "the ledger did not answer");
 }

@@ -4,7 +4,7 @@
 //! `steps` says what a schedule is, `run` walks through one, `phase` does many things at once, `linear` says what those may have come to, `judge`
 //! and `truth` compare with what stands, `replay` runs one again that failed.
 //!
-//! `SEGMENT_COUNTER_TEST_SCHEDULES` is how many are run in memory, a twentieth of them on PostgreSQL, a fiftieth on a file, a hundredth with four lanes;
+//! `SEGMENT_COUNTER_TEST_SCHEDULES` is how many are run in memory, a twentieth of them on PostgreSQL, a fiftieth on a file, a hundredth with four lanes and on Citus;
 //! `SEGMENT_COUNTER_TEST_SEED` draws the same ones again.
 #![allow(clippy::print_stderr)]
 
@@ -72,6 +72,13 @@ fn whatever_happens_on_four_lanes_is_the_models() {
     run_many(On::Lanes, 5, 100);
 }
 
+#[test]
+fn whatever_happens_on_citus_is_the_models() {
+    if crate::support::citus::is_given("random schedules on distributed lanes") {
+        run_many(On::Citus, 10, 100);
+    }
+}
+
 /// Where schedules are run, one after another.
 struct Bench {
     runtime: Runtime,
@@ -88,6 +95,7 @@ impl Bench {
             On::Memory | On::File => Kind::Sqlite,
             On::Postgres => Kind::Postgres,
             On::Lanes => Kind::Lanes,
+            On::Citus => Kind::Citus,
         };
         let world = runtime.block_on(World::new(kind));
         Self {

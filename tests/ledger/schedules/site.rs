@@ -81,7 +81,7 @@ impl Site {
                     .connect(&here.url)
                     .await
                     .unwrap();
-                let (base, lanes) = (here.schema.clone(), if on == On::Lanes { 4 } else { 1 });
+                let (base, lanes) = (here.schema.clone(), usize::try_from(on.lanes()).unwrap());
                 Behind::Postgres { pool, base, lanes }
             }
         };
@@ -291,7 +291,8 @@ fn location(place: &Place) -> Location {
 fn by(number: u8, on: On, clock: &TestClock) -> Settings {
     Settings {
         rules: rules(number),
-        lanes: if on == On::Lanes { 4 } else { 1 },
+        lanes: on.lanes(),
+        distributed: on == On::Citus,
         ..settings(600, 60, Some(clock))
     }
 }

@@ -18,11 +18,21 @@ pub enum On {
     Postgres,
     /// With four, between which segments are moved.
     Lanes,
+    /// With two, on the machines that Citus put them on.
+    Citus,
 }
 
 impl On {
+    pub fn lanes(self) -> i32 {
+        match self {
+            Self::Memory | Self::File | Self::Postgres => 1,
+            Self::Lanes => 4,
+            Self::Citus => 2,
+        }
+    }
+
     pub fn is_postgres(self) -> bool {
-        matches!(self, Self::Postgres | Self::Lanes)
+        matches!(self, Self::Postgres | Self::Lanes | Self::Citus)
     }
 }
 
@@ -113,7 +123,7 @@ pub fn schedule(on: On) -> impl Strategy<Value = Schedule> {
     // A ledger in memory is gone with whoever opened it.
     let reopened = number.clone().prop_map(move |rules| match on {
         On::Memory => Step::Recount,
-        On::File | On::Postgres | On::Lanes => Step::Reopen(rules),
+        On::File | On::Postgres | On::Lanes | On::Citus => Step::Reopen(rules),
     });
     let step = prop_oneof![
         6 => vec(sketch(), 1..16).prop_map(Step::Record),

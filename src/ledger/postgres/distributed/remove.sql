@@ -1,0 +1,80 @@
+-- What `remove.rs` does in one statement. Called in a transaction that raises the epoch too, so it runs where it is called, and each statement goes
+-- to the machine of the lane.
+--
+-- * No arithmetic with instants is allowed where a row conflicts: the instant before which an end is the sweeper's (`edge`) travels in the row's
+--   `prev_expires_at`. A row that is made here keeps it, which nobody looks at; no old end that is learnt lies so early.
+CREATE OR REPLACE FUNCTION "{lane}".remove(
+  clock timestamptz, sent_segments bigint[], sent_users text[], half_settle bigint,
+  OUT now bigint, OUT segments bigint[], OUT users text[], OUT ended bigint[], OUT gone bigint[])
+LANGUAGE plpgsql SET plan_cache_mode = auto SET enable_seqscan = off SET jit = off SET timezone = 'UTC' AS $function$
+DECLARE
+  instant timestamptz; edge timestamptz;
+  asked_segments bigint[]; asked_users text[];
+  old_ends timestamptz[] := '{}';
+  counted_segments bigint[]; counted_ends timestamptz[]; counted bigint[];
+  one record;
+BEGIN
+  segments := '{}';
+  users := '{}';
+  PERFORM pg_advisory_xact_lock_shared({writers}, hashtext('{lane}'));
+  instant := coalesce(clock, clock_timestamp());
+  edge := instant - half_settle * interval '1 microsecond';
+  now := (extract(epoch FROM instant) * 1000000)::bigint;
+  -- Not in this lane, or not at all.
+  SELECT coalesce(array_agg(u.segment_id), '{}') INTO gone
+    FROM unnest(sent_segments) AS u(segment_id)
+   WHERE NOT EXISTS (SELECT FROM "{base}".segment s WHERE s.id = u.segment_id AND s.lane = {number});
+  SELECT array_agg(a.segment_id ORDER BY a.segment_id, a.user_id), array_agg(a.user_id ORDER BY a.segment_id, a.user_id)
+    INTO asked_segments, asked_users
+    FROM (SELECT DISTINCT u.segment_id, u.user_id COLLATE "C" AS user_id
+            FROM unnest(sent_segments, sent_users) AS u(segment_id, user_id)
+           WHERE u.segment_id <> ALL (gone)
+             -- A user whose erasure is under way: a mark would be the last thing left of them.
+             AND NOT EXISTS (SELECT FROM "{base}".suppression x, "{base}".suppression_key k
+                              WHERE x.erased_at IS NULL AND x.user_hash = sha256(k.key || convert_to(u.user_id, 'UTF8')))) a;
+  ended := '{}';
+  IF asked_segments IS NULL THEN
+    RETURN;
+  END IF;
+  FOR one IN
+    INSERT INTO "{lane}".membership AS m (segment_id, user_id, expires_at, prev_expires_at, removed_at)
+    SELECT a.segment_id, a.user_id, timestamptz 'epoch', edge, instant
+      FROM unnest(asked_segments, asked_users) AS a(segment_id, user_id), "{base}".removal_epoch
+     ORDER BY a.segment_id, a.user_id COLLATE "C"
+    ON CONFLICT (segment_id, user_id) DO UPDATE
+       SET prev_expires_at = CASE WHEN m.expires_at > EXCLUDED.prev_expires_at THEN m.expires_at END,
+           expires_at = CASE WHEN m.expires_at > EXCLUDED.prev_expires_at THEN EXCLUDED.expires_at ELSE m.expires_at END,
+           removed_at = greatest(m.removed_at, EXCLUDED.removed_at)
+    RETURNING m.segment_id, m.user_id, m.prev_expires_at
+  LOOP
+    segments := segments || one.segment_id;
+    users := users || one.user_id;
+    old_ends := old_ends || CASE WHEN one.prev_expires_at > edge THEN one.prev_expires_at END;
+  END LOOP;
+  SELECT array_agg((extract(epoch FROM o.old) * 1000000)::bigint ORDER BY o.ordinal) INTO ended
+    FROM unnest(old_ends) WITH ORDINALITY AS o(old, ordinal);
+  SELECT array_agg(d.segment_id), array_agg(d.expires_at), array_agg(d.members) INTO counted_segments, counted_ends, counted
+    FROM (SELECT e.segment_id, e.expires_at, -count(*) AS members FROM unnest(segments, old_ends) AS e(segment_id, expires_at)
+           WHERE e.expires_at IS NOT NULL GROUP BY 1, 2) d;
+  IF counted IS NULL THEN
+    RETURN;
+  END IF;
+  INSERT INTO "{lane}".segment_bucket AS b (segment_id, expires_at, members)
+  SELECT d.segment_id, d.expires_at, d.members
+    FROM unnest(counted_segments, counted_ends, counted) AS d(segment_id, expires_at, members), "{base}".removal_epoch
+   ORDER BY d.segment_id, d.expires_at
+  ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members;
+  SELECT array_agg(d.segment_id), array_agg(d.span_end), array_agg(d.members) INTO counted_segments, counted_ends, counted
+    FROM (SELECT c.segment_id, date_bin('2 hours', c.expires_at - interval '1 microsecond', 'epoch') + interval '2 hours' AS span_end,
+                 sum(c.members) AS members
+            FROM unnest(counted_segments, counted_ends, counted) AS c(segment_id, expires_at, members) GROUP BY 1, 2) d;
+  INSERT INTO "{lane}".segment_span AS s (segment_id, span_end, members)
+  SELECT d.segment_id, d.span_end, d.members
+    FROM unnest(counted_segments, counted_ends, counted) AS d(segment_id, span_end, members), "{base}".removal_epoch
+   ORDER BY d.segment_id, d.span_end
+  ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members;
+  INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
+  SELECT k.segment_id, k.user_id, least(k.expires_at, instant), instant
+    FROM unnest(segments, users, old_ends) AS k(segment_id, user_id, expires_at), "{base}".removal_epoch
+   WHERE k.expires_at IS NOT NULL;
+END $function$
