@@ -86,6 +86,10 @@ impl PostgresOptions {
         Self { acquire, ..self }
     }
 
+    pub(super) fn max_connections(&self) -> u32 {
+        self.max_connections
+    }
+
     pub(super) fn schema(&self) -> &str {
         &self.schema
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
 
-use super::session::{ANSWER, over};
+use super::session::{ANSWER, over_kept};
 use super::{PostgresLedger, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{Count, LedgerError};
@@ -71,7 +71,7 @@ impl PostgresLedger {
         let counted = by_lane.into_iter().map(|(lane, ids)| async move {
             let lane = self.lane(lane).await?;
             let counting = sqlx::query_as(lane.count.clone()).bind(self.clock()).bind(&ids);
-            let rows: Vec<(i64, i64, bool)> = over!(self, ANSWER, session => counting.fetch_all(&mut *session))?;
+            let rows: Vec<(i64, i64, bool)> = over_kept!(self, ANSWER, session => counting.fetch_all(&mut *session))?;
             ids.into_iter()
                 .zip(rows)
                 .map(|(id, (at, members, exists))| {

@@ -22,7 +22,7 @@ mod schema;
 mod segments;
 mod session;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
@@ -52,6 +52,7 @@ const ID_CACHE_ENTRIES: usize = 100_000;
 #[derive(Debug)]
 pub struct PostgresLedger {
     pool: PgPool,
+    kept: Arc<session::Kept>,
     settings: Settings,
     /// The base schema, an identifier proven by [`PostgresOptions`]; quoted wherever it stands.
     base: String,
@@ -81,6 +82,7 @@ impl PostgresLedger {
         let pool = options.pool(&settings, &distributed);
         Ok(Self {
             pool,
+            kept: session::Kept::new(options.max_connections()),
             settings,
             base,
             lanes: ArcSwapOption::empty(),
@@ -267,6 +269,7 @@ impl Ledger for PostgresLedger {
     }
 
     async fn close(&self) {
+        self.kept.close();
         self.pool.close().await;
     }
 }

@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 use sqlx::FromRow;
 
 use super::lanes::Lane;
-use super::session::{ANSWER, over};
+use super::session::{ANSWER, over_kept};
 use super::{PostgresLedger, timestamp};
 use crate::counting::{Outcome, Pair, Refusal, SegmentId, Window};
 use crate::ledger::{LedgerError, Recorded, Recording};
@@ -264,7 +264,7 @@ impl PostgresLedger {
             .bind(rules.resolution().seconds() * 1_000_000)
             .bind(self.settle_micros() / 2)
             .bind(rules.max_ttl().seconds());
-        over!(self, ANSWER, session => recording.fetch_one(&mut *session))
+        over_kept!(self, ANSWER, session => recording.fetch_one(&mut *session))
     }
 }
 

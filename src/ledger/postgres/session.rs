@@ -6,10 +6,13 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
+use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 
 use super::PostgresLedger;
@@ -38,25 +41,122 @@ macro_rules! over {
 }
 pub(super) use over;
 
+/// The same for single statements of the hot paths: where the answer is a good one, the session is kept at hand for the next. See [`Kept`].
+macro_rules! over_kept {
+    ($ledger:expr, $limit:expr, $session:ident => $work:expr) => {{
+        let mut $session = $ledger.session().await?;
+        let answer = $crate::ledger::postgres::session::within($limit, $work).await;
+        if let Ok(Ok(_)) = &answer {
+            $session.keep_for(&$ledger.kept);
+        }
+        $session.hear(answer)
+    }};
+}
+pub(super) use over_kept;
+
+/// How long a session is kept at hand before the pool has it back, which looks whether it is still wanted: outdated settings, its age.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// Sessions whose last statement was answered, at hand for the next one: newest first, so that few are hot instead of many lukewarm.
+///
+/// The pool asks each session that it is given back whether it lives. That is a round trip after every statement, in which the session serves nobody:
+/// for a count more than half of the work of the count itself.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Each with the instant at which the pool gave it.
+    sessions: Mutex<Vec<(PoolConnection<Postgres>, Instant)>>,
+    /// The pool keeps some for those who ask it.
+    most: usize,
+    swept: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl Kept {
+    pub(super) fn new(max_connections: u32) -> Arc<Self> {
+        Arc::new(Self {
+            sessions: Mutex::default(),
+            most: usize::try_from(max_connections / 2).unwrap_or(0),
+            swept: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    fn take(&self) -> Option<(PoolConnection<Postgres>, Instant)> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.pop().filter(|(_, since)| since.elapsed() < KEPT)
+    }
+
+    /// Keeps a session, or gives it to the pool.
+    fn keep(self: &Arc<Self>, session: PoolConnection<Postgres>, since: Instant) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.len() >= self.most || since.elapsed() >= KEPT || self.closed.load(Ordering::Acquire) {
+            return;
+        }
+        sessions.push((session, since));
+        drop(sessions);
+        // Who is not asked for again goes back all the same.
+        if !self.swept.swap(true, Ordering::AcqRel) {
+            let kept = Arc::clone(self);
+            tokio::spawn(async move {
+                while !kept.sweep() {
+                    tokio::time::sleep(KEPT / 2).await;
+                }
+            });
+        }
+    }
+
+    /// Gives to the pool what was kept for long; whether nothing is left, so that nobody need sweep.
+    fn sweep(&self) -> bool {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|(_, since)| since.elapsed() < KEPT);
+        if sessions.is_empty() {
+            self.swept.store(false, Ordering::Release);
+        }
+        sessions.is_empty()
+    }
+
+    /// Gives all of them to the pool, which is being closed.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 /// A session that is closed when it is dropped, unless [`Session::hear`] gave it back.
 pub(super) struct Session {
-    inner: PoolConnection<Postgres>,
+    /// There until it is dropped.
+    inner: Option<PoolConnection<Postgres>>,
+    /// When the pool gave it.
+    since: Instant,
     heard: bool,
+    keep: Option<Arc<Kept>>,
 }
 
 impl PostgresLedger {
     pub(super) async fn session(&self) -> Result<Session, sqlx::Error> {
+        if let Some((inner, since)) = self.kept.take() {
+            return Ok(Session::taken(inner, since));
+        }
         Ok(self.pool.acquire().await?.into())
     }
 }
 
 impl From<PoolConnection<Postgres>> for Session {
     fn from(inner: PoolConnection<Postgres>) -> Self {
-        Self { inner, heard: false }
+        Self::taken(inner, Instant::now())
     }
 }
 
 impl Session {
+    fn taken(inner: PoolConnection<Postgres>, since: Instant) -> Self {
+        Self {
+            inner: Some(inner),
+            since,
+            heard: false,
+            keep: None,
+        }
+    }
+
     /// Gives the session back to the pool if an answer came, of whatever kind.
     pub(super) fn hear<T, E: Into<LedgerError>>(self, answer: Waited<T, E>) -> Result<T, LedgerError> {
         match answer {
@@ -70,6 +170,11 @@ impl Session {
         }
     }
 
+    /// Once its answer is heard, it is kept at hand.
+    pub(super) fn keep_for(&mut self, kept: &Arc<Kept>) {
+        self.keep = Some(Arc::clone(kept));
+    }
+
     /// Gives it back to the pool: every answer was heard.
     pub(super) fn give_back(mut self) {
         self.heard = true;
@@ -79,21 +184,26 @@ impl Session {
 impl Deref for Session {
     type Target = PgConnection;
 
+    #[expect(clippy::expect_used, reason = "only its drop takes it")]
     fn deref(&self) -> &PgConnection {
-        &self.inner
+        self.inner.as_ref().expect("a session until it is dropped")
     }
 }
 
 impl DerefMut for Session {
+    #[expect(clippy::expect_used, reason = "only its drop takes it")]
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.inner
+        self.inner.as_mut().expect("a session until it is dropped")
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
+        let Some(mut session) = self.inner.take() else { return };
         if !self.heard {
-            self.inner.close_on_drop();
+            session.close_on_drop();
+        } else if let Some(kept) = &self.keep {
+            kept.keep(session, self.since);
         }
     }
 }
