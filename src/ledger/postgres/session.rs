@@ -132,6 +132,18 @@ pub(super) struct Session {
     keep: Option<Arc<Kept>>,
 }
 
+impl Drop for Kept {
+    /// The pool takes sessions back by a task: where there is no runtime any more, they are closed.
+    fn drop(&mut self) {
+        let sessions = self.sessions.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if tokio::runtime::Handle::try_current().is_err() {
+            for (session, _) in sessions.drain(..) {
+                drop(session.leak());
+            }
+        }
+    }
+}
+
 impl PostgresLedger {
     pub(super) async fn session(&self) -> Result<Session, sqlx::Error> {
         if let Some((inner, since)) = self.kept.take() {
