@@ -59,8 +59,8 @@ const KEPT: Duration = Duration::from_secs(1);
 
 /// Sessions whose last statement was answered, at hand for the next one: newest first, so that few are hot instead of many lukewarm.
 ///
-/// The pool asks each session that it is given back whether it lives. That is a round trip after every statement, in which the session serves nobody:
-/// for a count more than half of the work of the count itself.
+/// The pool asks each session that it is given back whether it lives. That is a round trip after every statement, in which the session serves nobody;
+/// docs/performance.md says what it cost.
 #[derive(Debug)]
 pub(super) struct Kept {
     /// Each with the instant at which the pool gave it.
