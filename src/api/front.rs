@@ -1,8 +1,9 @@
-//! What is answered in front of the router: counts that memory knows, and the refusal of single pairs that are too many.
+//! What is answered in front of the router: counts that memory knows, single pairs, and the refusal of those that are too many.
 //!
 //! A refusal must cost far less than what is refused, or a service that is offered more than it can take spends its time on saying no. So it comes
 //! before the body is read, and before anything waits.
 
+use axum::body::Body;
 use axum::http::{Method, Request};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
@@ -10,10 +11,11 @@ use hyper::body::Incoming;
 use super::Api;
 use super::guard::Guard;
 use super::hot::Hot;
+use super::pairs;
 use super::problem::Problem;
-use crate::runtime::http::Shortcut;
+use crate::runtime::http::{Later, Shortcut};
 
-/// The route of [`super::pairs::send`].
+/// The route of [`pairs::send`].
 pub(crate) const PAIRS: &str = "/v1/pairs";
 
 pub(crate) struct Front {
@@ -28,6 +30,20 @@ impl Shortcut for Front {
             Method::POST => self.crowd.refuse(request),
             _ => None,
         }
+    }
+
+    fn take(&self, request: Request<Incoming>) -> Result<Later, Request<Incoming>> {
+        // Whatever is not plainly a pair is the router's, which answers the same way.
+        if request.method() != Method::POST || request.uri() != PAIRS {
+            return Err(request);
+        }
+        let api = self.crowd.api.clone();
+        Ok(self.crowd.guard.around(request, |request| async move {
+            let (head, body) = request.into_parts();
+            Ok(pairs::answer(&api, &head.headers, Body::new(body))
+                .await
+                .into_response())
+        }))
     }
 }
 

@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -22,6 +21,7 @@ use utoipa::openapi::path::{Operation, PathItem};
 use super::metrics::RouteMetrics;
 use super::problem::{Cause, Kind, Problem};
 use super::tokens::{Scope, Tokens};
+use crate::runtime::http::Later;
 
 /// Names a request in the answer and in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -128,6 +128,33 @@ impl Guard {
         guard.ended(method, id, &mut response, begun);
         Some(response)
     }
+
+    /// What `answer` makes of an admitted request, measured and named; an answer even where it panics.
+    pub(crate) fn around<B, F>(&self, request: http::Request<B>, answer: impl FnOnce(http::Request<B>) -> F) -> Later
+    where
+        F: Future<Output = Result<Response, Infallible>> + Send + 'static,
+    {
+        let guard = Arc::clone(&self.0);
+        let begun = Instant::now();
+        let in_flight = guard.metrics.begin();
+        let method = method_name(request.method());
+        let id = guard.ids.of(&request);
+        let answer = guard.admit(&request).map(|()| answer(request));
+        Box::pin(async move {
+            let mut response = match answer {
+                Err(problem) => problem.into_response(),
+                Ok(answer) => match AssertUnwindSafe(answer).catch_unwind().await {
+                    Ok(Ok(response)) => response,
+                    Err(_) => {
+                        Problem::new(Kind::Internal, "the request ended in a defect; please report it").into_response()
+                    }
+                },
+            };
+            drop(in_flight);
+            guard.ended(method, id, &mut response, begun);
+            Ok(response)
+        })
+    }
 }
 
 impl Inner {
@@ -161,7 +188,7 @@ impl<S> Layer<S> for Guard {
 
     fn layer(&self, inner: S) -> Guarded<S> {
         Guarded {
-            guard: Arc::clone(&self.0),
+            guard: self.clone(),
             inner,
         }
     }
@@ -170,7 +197,7 @@ impl<S> Layer<S> for Guard {
 /// A service behind its guard.
 #[derive(Clone)]
 pub(crate) struct Guarded<S> {
-    guard: Arc<Inner>,
+    guard: Guard,
     inner: S,
 }
 
@@ -181,34 +208,14 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = Later;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let guard = Arc::clone(&self.guard);
-        let begun = Instant::now();
-        let in_flight = guard.metrics.begin();
-        let method = method_name(request.method());
-        let id = guard.ids.of(&request);
-        let admitted = guard.admit(&request);
-        let answer = admitted.map(|()| self.inner.call(request));
-        Box::pin(async move {
-            let mut response = match answer {
-                Err(problem) => problem.into_response(),
-                Ok(answer) => match AssertUnwindSafe(answer).catch_unwind().await {
-                    Ok(Ok(response)) => response,
-                    Err(_) => {
-                        Problem::new(Kind::Internal, "the request ended in a defect; please report it").into_response()
-                    }
-                },
-            };
-            drop(in_flight);
-            guard.ended(method, id, &mut response, begun);
-            Ok(response)
-        })
+        self.guard.around(request, |request| self.inner.call(request))
     }
 }
 

@@ -90,12 +90,12 @@ pub(crate) fn encoded(name: &SegmentName) -> String {
 }
 
 /// A segment's name in `field`.
-pub(crate) fn segment(field: &'static str, text: impl Into<Box<str>>) -> Result<SegmentName, Problem> {
+pub(crate) fn segment(field: &'static str, text: impl AsRef<str>) -> Result<SegmentName, Problem> {
     SegmentName::new(text).map_err(|error| Problem::invalid(field, error.to_string()))
 }
 
 /// A user's name in `field`.
-fn user(field: &'static str, text: impl Into<Box<str>>) -> Result<UserId, Problem> {
+fn user(field: &'static str, text: impl AsRef<str>) -> Result<UserId, Problem> {
     UserId::new(text).map_err(|error| Problem::invalid(field, error.to_string()))
 }
 

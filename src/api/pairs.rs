@@ -40,7 +40,12 @@ pub(crate) async fn send(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<PairRecorded>, Problem> {
-    let whole = json_body(&headers, body, MAX_PAIR_BYTES, api.bodies()).await?;
+    answer(&api, &headers, body).await
+}
+
+/// What [`send`] answers.
+pub(crate) async fn answer(api: &Api, headers: &HeaderMap, body: Body) -> Result<Json<PairRecorded>, Problem> {
+    let whole = json_body(headers, body, MAX_PAIR_BYTES, api.bodies()).await?;
     let pair = pair::parse(&whole.bytes, api.rules())?;
     let recording = api.service().record(pair).await?;
     Ok(Json(recording.try_into()?))

@@ -3,6 +3,9 @@
 //!
 //! axum's own `serve` has no bound on a client that never finishes its header, which is why this stands here.
 
+mod patience;
+
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,14 +17,16 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use futures_util::future::{Either, ready};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use self::patience::Patience;
 use super::shutdown::Shutdown;
 
 /// How long, and how much, a connection that is refused is still read.
@@ -58,7 +63,17 @@ impl Default for Limits {
 pub trait Shortcut: Send + Sync + 'static {
     /// The answer to a request, where it needs no wait and no body; `None` leaves it to the router.
     fn answer(&self, request: &Request<Incoming>) -> Option<Response>;
+
+    /// The answer to a request of a route that is asked so often that the way through the router would be a good part of it; the request itself
+    /// where it is the router's.
+    ///
+    /// # Errors
+    /// The request, untouched.
+    fn take(&self, request: Request<Incoming>) -> Result<Later, Request<Incoming>>;
 }
+
+/// An answer that is waited for.
+pub type Later = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
 /// What a listener serves.
 #[derive(Clone)]
@@ -169,22 +184,30 @@ async fn connection(stream: TcpStream, routes: Routes, limits: Limits, shutdown:
     }
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let answer = routes.shortcut.as_ref().and_then(|shortcut| shortcut.answer(&request));
-        match answer {
-            Some(response) => Either::Left(ready(Ok(response))),
-            // Boxed, since hyper gives the stream back only of a service whose future may be moved.
-            None => Either::Right(Box::pin(routes.router.clone().oneshot(request.map(Body::new)))),
+        if let Some(response) = answer {
+            return Either::Left(ready(Ok(response)));
         }
+        let taken = match &routes.shortcut {
+            Some(shortcut) => shortcut.take(request),
+            None => Err(request),
+        };
+        // Boxed, since hyper gives the stream back only of a service whose future may be moved.
+        Either::Right(
+            taken
+                .unwrap_or_else(|request| -> Later { Box::pin(routes.router.clone().oneshot(request.map(Body::new))) }),
+        )
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new())
+    http.timer(Patience::default())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes)
         .max_headers(limits.header_fields);
     let mut serving = http.serve_connection(TokioIo::new(stream), service);
-    let mut shutting_down = std::pin::pin!(shutdown.requested());
+    // Asked only when it woke the task: each look at a token takes a lock that all connections share, and this is polled for every request.
+    let mut shutting_down = FuturesUnordered::from_iter([shutdown.requested()]);
     let mut told = false;
     let ended = std::future::poll_fn(|context| {
-        if !told && shutting_down.as_mut().poll(context).is_ready() {
+        if !told && shutting_down.poll_next_unpin(context).is_ready() {
             told = true;
             Pin::new(&mut serving).graceful_shutdown();
         }
