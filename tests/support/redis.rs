@@ -15,6 +15,11 @@ const INSTALL: &str =
 /// Ends the server when the pipe to the test process closes, however that process ended.
 const WATCHDOG: &str = "trap '' INT TERM HUP; read -r _; kill -KILL \"$1\" 2>/dev/null";
 
+/// A port that nobody has at the moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// The URL of a node that the tests of this process share; they keep apart by the prefix of their keys.
 pub fn url() -> String {
     static SHARED: OnceLock<Result<String, Node>> = OnceLock::new();
@@ -44,7 +49,7 @@ impl Node {
             process: None,
         };
         for _ in 0..100 {
-            node.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            node.port = free_port();
             // The nodes of a cluster talk on a second port, 10,000 above the first.
             if node.port > u16::MAX - 10_000 {
                 continue;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::counting::SegmentId;
 
 use super::super::{CacheError, NodeHealth};
-use super::node::{Node, Redirect, Refusal};
+use super::node::{Node, Redirect, Refusal, address};
 use super::scripts::Call;
 use super::slots::{Range, SLOTS, ranges, slot_of};
 use super::{RedisConfig, RedisConfigError};
@@ -79,7 +79,7 @@ impl Cluster {
                 .as_str()
                 .into_connection_info()
                 .map_err(|_| RedisConfigError::Url(index + 1))?;
-            if !matches!(info.addr(), ConnectionAddr::Tcp(..)) {
+            if address(info.addr()).is_none() {
                 return Err(RedisConfigError::Transport(index + 1));
             }
             if info.redis_settings().db() != 0 {
@@ -310,7 +310,16 @@ impl Map {
 impl Shared {
     /// The node of that address: the standing one, with its connection, where there is one.
     fn node(&self, map: &Map, host: &str, port: u16) -> Node {
-        let address = ConnectionAddr::Tcp(host.to_owned(), port);
+        // By TLS or not, as the first URL says.
+        let address = match self.login.addr() {
+            ConnectionAddr::TcpTls { .. } => ConnectionAddr::TcpTls {
+                host: host.to_owned(),
+                port,
+                insecure: false,
+                tls_params: None,
+            },
+            _ => ConnectionAddr::Tcp(host.to_owned(), port),
+        };
         let node = Node::new(self.login.clone().set_addr(address), &self.config);
         let seed = || self.seeds.iter().find(|seed| seed.name() == node.name());
         map.nodes.get(node.name()).or_else(seed).cloned().unwrap_or(node)

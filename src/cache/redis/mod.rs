@@ -47,7 +47,7 @@ pub enum RedisMode {
 pub struct RedisConfig {
     /// What the URLs name.
     pub mode: RedisMode,
-    /// One URL for each node, `redis://[user[:password]@]host[:port][/database]`; their order means nothing.
+    /// One URL for each node, `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS; their order means nothing.
     pub urls: Vec<String>,
     /// The password, where it is not in the URLs.
     pub password: Option<PasswordSource>,
@@ -82,10 +82,12 @@ pub enum RedisConfigError {
     #[error("names no Redis node")]
     NoNodes,
     /// Not a URL of a Redis; the number counts from 1.
-    #[error("URL {0} is not of the form redis://[user[:password]@]host[:port][/database]")]
+    #[error("URL {0} is not of the form redis://[user[:password]@]host[:port][/database] (rediss:// for TLS)")]
     Url(usize),
-    /// TLS; the number counts from 1.
-    #[error("URL {0} asks for TLS or a Unix socket, which is not supported: use redis://host:port")]
+    /// No TCP, or TLS with whomever; the number counts from 1.
+    #[error(
+        "URL {0} asks for a Unix socket or for TLS without a look at the certificate, which is not supported: use redis://host:port or rediss://host:port"
+    )]
     Transport(usize),
     /// A Redis Cluster has one database; the number counts from 1.
     #[error("URL {0} names a database other than 0, and a Redis Cluster has no other")]
@@ -245,7 +247,13 @@ mod tests {
         let refusal = |urls: &[&str]| open(urls).err().unwrap();
         assert_eq!(refusal(&[]), RedisConfigError::NoNodes);
         assert_eq!(refusal(&["redis://a", "http://u:hunter2@b"]), RedisConfigError::Url(2));
-        assert_eq!(refusal(&["unix:///run/redis.sock"]), RedisConfigError::Transport(1));
+        for other in ["unix:///run/redis.sock", "rediss://a:6379/#insecure"] {
+            assert_eq!(
+                refusal(&["redis://b", other]),
+                RedisConfigError::Transport(2),
+                "{other}"
+            );
+        }
         assert_eq!(
             refusal(&["redis://:x@a", "redis://:hunter2@a:6379"]),
             RedisConfigError::Twice("a:6379/0".to_owned())

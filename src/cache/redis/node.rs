@@ -43,6 +43,24 @@ pub(super) struct Redirect {
     pub(super) asking: bool,
 }
 
+/// Host and port; `None` of what is not supported: a socket of the machine, and TLS that looks at no certificate.
+pub(super) fn address(of: &ConnectionAddr) -> Option<(&str, u16)> {
+    match of {
+        ConnectionAddr::Tcp(host, port)
+        | ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: false,
+            ..
+        } => Some((host, *port)),
+        _ => None,
+    }
+}
+
+fn is_tls(address: &ConnectionAddr) -> bool {
+    matches!(address, ConnectionAddr::TcpTls { .. })
+}
+
 struct Shared {
     /// Host, port and database: what it is called, and what its segments are chosen by.
     name: String,
@@ -67,9 +85,9 @@ struct Connection {
 impl Node {
     pub(super) fn new(info: ConnectionInfo, config: &RedisConfig) -> Self {
         let database = info.redis_settings().db();
-        let name = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => format!("{host}:{port}/{database}"),
-            other => format!("{other}/{database}"),
+        let name = match address(info.addr()) {
+            Some((host, port)) => format!("{host}:{port}/{database}"),
+            None => format!("{}/{database}", info.addr()),
         };
         Self {
             hash: rendezvous::hash(&name),
@@ -104,16 +122,14 @@ impl Node {
     }
 
     pub(super) fn host(&self) -> &str {
-        match self.shared.info.addr() {
-            ConnectionAddr::Tcp(host, _) => host,
-            _ => "",
-        }
+        address(self.shared.info.addr()).map_or("", |(host, _)| host)
     }
 
     /// The same server, reached in the same way.
     pub(super) fn is_as(&self, info: &ConnectionInfo) -> bool {
         let (mine, other) = (self.shared.info.redis_settings(), info.redis_settings());
-        (mine.username(), mine.password()) == (other.username(), other.password())
+        let alike = (mine.username(), mine.password()) == (other.username(), other.password());
+        alike && is_tls(self.shared.info.addr()) == is_tls(info.addr())
     }
 
     /// Runs one script; `asking`: on a slot that is still on its way to this node.
@@ -254,9 +270,9 @@ impl Shared {
             Some(mut redirect) => {
                 // A node that does not know its own address means itself.
                 if redirect.host.is_empty()
-                    && let ConnectionAddr::Tcp(host, _) = self.info.addr()
+                    && let Some((host, _)) = address(self.info.addr())
                 {
-                    redirect.host.clone_from(host);
+                    host.clone_into(&mut redirect.host);
                 }
                 Refusal::Elsewhere(redirect)
             }

@@ -13,7 +13,7 @@ use redis::{IntoConnectionInfo, Value};
 use crate::counting::SegmentId;
 
 use super::super::{CacheError, NodeHealth};
-use super::node::{Node, Refusal};
+use super::node::{Node, Refusal, address};
 use super::scripts::Call;
 use super::{NodesChange, RedisConfig, RedisConfigError, rendezvous};
 
@@ -97,7 +97,7 @@ fn list(config: &RedisConfig, urls: &[String], standing: &[Node]) -> Result<Vec<
             .as_str()
             .into_connection_info()
             .map_err(|_| RedisConfigError::Url(index + 1))?;
-        if !matches!(info.addr(), redis::ConnectionAddr::Tcp(..)) {
+        if address(info.addr()).is_none() {
             return Err(RedisConfigError::Transport(index + 1));
         }
         let node = Node::new(info.clone(), config);

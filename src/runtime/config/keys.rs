@@ -174,7 +174,7 @@ pub const KEYS: &[Key] = {
                 "redis_url",
                 "URL",
                 None,
-                "A Redis node, redis://HOST:PORT; repeated or separated by commas: one for each node. Absent: counts are cached in this process's memory alone",
+                "A Redis node, redis://HOST:PORT or, with TLS, rediss://HOST:PORT; repeated or separated by commas: one for each node. Absent: counts are cached in this process's memory alone",
             )
         },
         key(

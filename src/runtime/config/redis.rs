@@ -66,8 +66,12 @@ pub(super) fn urls(texts: &[impl AsRef<str>]) -> Result<Vec<Secret>, Vec<String>
         .collect();
     let mut problems = Vec::new();
     for (index, text) in texts.iter().enumerate() {
-        if !text.starts_with("redis://") || text.into_connection_info().is_err() {
-            problems.push(format!("number {} is not redis://HOST:PORT", index + 1));
+        let scheme = ["redis://", "rediss://"].iter().any(|scheme| text.starts_with(scheme));
+        if !scheme || text.into_connection_info().is_err() {
+            problems.push(format!(
+                "number {} is not redis://HOST:PORT or, with TLS, rediss://HOST:PORT",
+                index + 1
+            ));
         } else if texts[..index].contains(text) {
             problems.push(format!("number {} is there twice: each node once", index + 1));
         }
@@ -97,10 +101,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_names_a_node_a_line() {
-        let nodes = read("# the cache\nredis://a:1\n\n  redis://b:2\r\nredis://c:3, redis://d:4\n").await;
+        let nodes = read("# the cache\nredis://a:1\n\n  redis://b:2\r\nrediss://c:3, redis://d:4\n").await;
         assert_eq!(
             nodes.unwrap(),
-            ["redis://a:1", "redis://b:2", "redis://c:3", "redis://d:4"]
+            ["redis://a:1", "redis://b:2", "rediss://c:3", "redis://d:4"]
         );
     }
 
