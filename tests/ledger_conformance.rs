@@ -71,6 +71,7 @@ for_every_ledger! {
     concurrent::rule_12_the_limit_on_segments_holds_among_many_writers,
     concurrent::archive_and_sweep_disturb_no_writer,
     jobs::the_archive_moves_exactly_what_ended_before_now_minus_settle,
+    jobs::an_archive_of_a_table_full_of_what_ended_moves_nothing_else,
     jobs::a_recount_mends_what_differs_and_says_so,
     jobs::a_recount_of_many_finds_the_one_whose_counters_differ_whatever_they_add_up_to,
     jobs::one_exclusive_job_runs_at_a_time_and_a_dead_one_is_forgotten,

@@ -76,6 +76,8 @@ pub struct ArchiveCursor {
     pub lane: u32,
     /// PostgreSQL: the place in the heap after which to look. SQLite: the rowid.
     pub position: i64,
+    /// PostgreSQL: how many blocks of the heap a full batch took just before; 0 where that is not known.
+    pub full: i64,
 }
 
 /// What a batch of the archive did.

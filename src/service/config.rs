@@ -47,7 +47,7 @@ impl Default for ServiceConfig {
             flush_pairs: 500,
             flushers: 1,
             batch_writers: 4,
-            batch_queue_pairs: 200_000,
+            batch_queue_pairs: 150_000,
             repeat_entries: 200_000,
             ledger_reads: 4,
             ledger_read_waiters: 10_000,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -184,7 +184,22 @@ impl Maintenance {
         }
     }
 
+    /// Counters and histories of the past are no concern of what is being moved: both are done at once.
     async fn archive_steps(&self, options: &ArchiveOptions, tally: &Tally) -> Result<(), ServiceError> {
+        let sweep = async {
+            let swept = self.ledger.sweep(options.keep_days).await?;
+            tally.add(|report| {
+                report.counters_cleared += swept.counters;
+                report.partitions_dropped += swept.partitions;
+            });
+            Ok(())
+        };
+        // Neither is cut off where the other fails.
+        let (moved, swept) = join(self.move_all(options, tally), sweep).await;
+        moved.and(swept)
+    }
+
+    async fn move_all(&self, options: &ArchiveOptions, tally: &Tally) -> Result<(), ServiceError> {
         let started = Instant::now();
         let mut cursor = None;
         loop {
@@ -192,7 +207,7 @@ impl Maintenance {
             tally.add(|report| report.processed += batch.moved);
             cursor = batch.next;
             if cursor.is_none() {
-                break;
+                return Ok(());
             }
             check_stop(&options.stop, tally)?;
             if started.elapsed() >= options.timeout {
@@ -202,12 +217,6 @@ impl Maintenance {
                 return Err(ServiceError::Unfinished(text));
             }
         }
-        let swept = self.ledger.sweep(options.keep_days).await?;
-        tally.add(|report| {
-            report.counters_cleared += swept.counters;
-            report.partitions_dropped += swept.partitions;
-        });
-        Ok(())
     }
 
     async fn refresh_steps(&self, options: &RefreshOptions, tally: &Tally) -> Result<(), ServiceError> {

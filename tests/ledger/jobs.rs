@@ -6,7 +6,7 @@ use segment_counter::ledger::{Job, JobReport, JobResult, LedgerError, Settings, 
 use tokio::task::JoinSet;
 
 use crate::model::SECOND;
-use crate::world::{World, after, archive, clock, count, drift, id, pair, pair_at, settings, start};
+use crate::world::{World, after, archive, clock, count, drift, id, pair, pair_at, removal, settings, start};
 
 pub async fn the_archive_moves_exactly_what_ended_before_now_minus_settle(world: World) {
     let clock = clock();
@@ -46,6 +46,56 @@ pub async fn the_archive_moves_exactly_what_ended_before_now_minus_settle(world:
     ledger.sweep(365).await.unwrap();
     assert_eq!(place.history().await.len(), 400);
     assert_eq!(ledger.record(&[pair("s", "m00-u00")]).await.unwrap().changed.len(), 1);
+}
+
+/// Batches large enough that one which was full is followed by one that does not look ahead: through dense blocks, and out of them.
+pub async fn an_archive_of_a_table_full_of_what_ended_moves_nothing_else(world: World) {
+    const USERS: usize = 6_000;
+    let clock = clock();
+    let place = world.place();
+    let ledger = place.ledger(&settings(3_600, 60, Some(&clock))).await;
+    let user = |n: usize| format!("u{n:05}");
+    let record = async |of: &[usize]| {
+        let pairs: Vec<_> = of.iter().map(|n| pair("s", &user(*n))).collect();
+        for some in pairs.chunks(500) {
+            ledger.record(some).await.unwrap();
+        }
+    };
+    let all: Vec<usize> = (0..USERS).collect();
+    record(&all).await;
+    // All over the table: some are removed and stay away, some are removed and come back, some renew; of the last thousand most do.
+    let removed: Vec<usize> = (0..USERS).filter(|n| n % 50 == 7).collect();
+    let back: Vec<usize> = (0..USERS).filter(|n| n % 100 == 7).collect();
+    let renewed: Vec<usize> = (0..USERS)
+        .filter(|n| n % 50 != 7 && (n % 20 == 3 || (*n >= USERS - 1_000 && n % 10 != 0)))
+        .collect();
+    let removals: Vec<_> = removed.iter().map(|n| removal("s", &user(*n))).collect();
+    ledger.remove(&removals).await.unwrap();
+    clock.set(after(start(), SECOND));
+    record(&back).await;
+    clock.set(after(start(), 3_000 * SECOND));
+    record(&renewed).await;
+    clock.set(after(start(), (3_600 + 60 + 600 + 60) * SECOND));
+
+    let ended = USERS - removed.len() + back.len() - renewed.len();
+    assert_eq!(archive(&ledger, 200).await, i64::try_from(ended).unwrap());
+    assert_eq!(archive(&ledger, 200).await, 0);
+    let mut moved: Vec<String> = place.history().await.into_iter().map(|(_, user, _)| user).collect();
+    moved.sort_unstable();
+    // Who was removed is in it since then; who came back, twice.
+    let mut expected: Vec<usize> = all
+        .iter()
+        .filter(|n| !renewed.contains(n))
+        .chain(&back)
+        .copied()
+        .collect();
+    expected.sort_unstable();
+    let expected: Vec<String> = expected.into_iter().map(user).collect();
+    assert_eq!(moved, expected);
+    let still = i64::try_from(renewed.len()).unwrap();
+    assert_eq!((count(&ledger, "s").await, drift(&ledger).await), (still, 0));
+    // The marks are there, the memberships that bore them are not.
+    assert_eq!(place.rows().await, still + i64::try_from(removed.len()).unwrap());
 }
 
 pub async fn a_recount_mends_what_differs_and_says_so(world: World) {

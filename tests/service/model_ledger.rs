@@ -199,6 +199,7 @@ impl Ledger for ModelLedger {
         let next = (at + 1 < batches.len()).then_some(ArchiveCursor {
             lane: 0,
             position: position + 1,
+            full: 0,
         });
         Ok(ArchiveBatch {
             moved: batches.get(at).copied().unwrap_or(0),

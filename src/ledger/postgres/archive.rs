@@ -1,6 +1,7 @@
 //! The archive: moves what has ended into the history, and clears the counters of the past.
 
-use sqlx::{Connection, PgConnection};
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, FromRow, PgConnection};
 
 use super::lanes::Lane;
 use super::session::{STEP, is_lock_timeout, over};
@@ -9,6 +10,8 @@ use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError, Swept};
 
 /// How many heap blocks (8 KiB each) one batch looks at: what bounds a batch in a table where nothing has ended.
 const BLOCKS: i64 = 4_096;
+/// More memberships than this fit into no block: each takes 48 bytes and its place in the block's list 4.
+const ROWS_OF_A_BLOCK: i64 = 157;
 /// How many counters one statement of the sweep clears.
 const SWEEP_CHUNK: i64 = 10_000;
 
@@ -16,27 +19,19 @@ const SWEEP_CHUNK: i64 = 10_000;
 /// writer that wait for each other, it is the archive that gives up.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'";
 
-/// Moves up to `$5` rows that ended before now - `$2` µs, from the place `$3` of the heap up to the block `$4`.
+/// Moves rows that ended before now - `$2` µs into the history, from the place `$3` of the heap up to the block `$4`.
 ///
-/// Walks the heap by TID ranges, since there is no index on expires_at: once to see how far so many rows reach, once to delete them. That is half
-/// the work of locking rows first and then deleting what was locked. A row that is being renewed is waited for, and looked at again.
+/// Walks the heap by TID ranges, since there is no index on expires_at, and deletes what it finds: half the work of locking rows first and then
+/// deleting what was locked. A row that is being renewed is waited for, and looked at again.
 ///
 /// Rows of a segment that was deleted, or lives in another lane, are left alone: they are the sweep's, or a copy that is being made.
 /// So are those that bear a removal: [`MOVE_MARKED`] is for them.
-///
-/// Answers how many were moved, how many had ended, the place of the last of those, and whether any bears a removal.
-pub(super) const MOVE: &str = r#"
+const MOVE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, now - $2 * interval '1 microsecond' AS ended_by FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
-), reach AS MATERIALIZED (
-  SELECT count(*) AS ended, max(tid) AS last, coalesce(bool_or(marked), false) AS marked
-    FROM (SELECT m.ctid AS tid, m.removed_at IS NOT NULL AS marked FROM "{lane}".membership m
-           WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,0)', $4)::tid
-             AND m.expires_at <= (SELECT ended_by FROM instant)
-           LIMIT $5) first
-), gone AS (
+){reach}, gone AS (
   DELETE FROM "{lane}".membership m
-   WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid <= (SELECT last FROM reach)
+   WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND {until}
      AND m.expires_at <= (SELECT ended_by FROM instant) AND m.removed_at IS NULL
      AND EXISTS (SELECT FROM "{base}".segment s WHERE s.id = m.segment_id AND s.lane = {number})
   RETURNING m.segment_id, m.user_id, m.expires_at
@@ -44,8 +39,41 @@ WITH instant AS MATERIALIZED (
   INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
   SELECT g.segment_id, g.user_id, g.expires_at, i.now FROM gone g, instant i
 )
-SELECT (SELECT count(*) FROM gone), ended, ((last::text::point)[0])::bigint << 16 | ((last::text::point)[1])::bigint, marked FROM reach
+SELECT (SELECT count(*) FROM gone), {answer}
 "#;
+
+/// How far `$5` of those rows reach.
+const REACH: &str = r#", reach AS MATERIALIZED (
+  SELECT count(*) AS ended, max(tid) AS last, coalesce(bool_or(marked), false) AS marked
+    FROM (SELECT m.ctid AS tid, m.removed_at IS NOT NULL AS marked FROM "{lane}".membership m
+           WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,0)', $4)::tid
+             AND m.expires_at <= (SELECT ended_by FROM instant)
+           LIMIT $5) first
+)"#;
+
+/// Whether one of those rows bears a removal.
+const MARKED: &str = r#"EXISTS (
+  SELECT FROM "{lane}".membership m
+   WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,0)', $4)::tid
+     AND m.removed_at IS NOT NULL AND m.expires_at <= (SELECT ended_by FROM instant))"#;
+
+/// At most `$5` rows. Answers how many were moved, how many had ended, the place of the last of those, and whether any bears a removal.
+pub(super) fn move_some() -> String {
+    MOVE.replace("{reach}", REACH)
+        .replace("{until}", "m.ctid <= (SELECT last FROM reach)")
+        .replace(
+            "{answer}",
+            "ended, ((last::text::point)[0])::bigint << 16 | ((last::text::point)[1])::bigint, marked FROM reach",
+        )
+}
+
+/// All of them: to see how far so many rows reach is a tenth of the work, and behind a batch that was full the table is about as dense as in it.
+/// Answers how many were moved, and whether any bears a removal.
+pub(super) fn move_all() -> String {
+    MOVE.replace("{reach}", "")
+        .replace("{until}", "m.ctid < format('(%s,0)', $4)::tid")
+        .replace("{answer}", MARKED)
+}
 
 /// The same for rows that bear removals, and where a row is locked for longer than a batch may wait: it locks what it finds, and leaves alone what
 /// somebody else has locked. `$6`: how long a removal is remembered (µs).
@@ -84,9 +112,17 @@ SELECT count(*) FILTER (WHERE expires_at > timestamptz 'epoch'), count(*),
 /// What a batch answers: memberships moved, rows that were dealt with, the place of the last of them, and whether some are left that bear removals.
 type Moved = (i64, i64, Option<i64>, bool);
 
-/// The place in the heap where a block begins: places are block and row in one number.
-fn beginning_of(block: i64) -> i64 {
-    block << 16
+/// Where a batch begins: block and row of the heap in one number, and how many blocks a full batch took before it (0: it was not full, or what it
+/// found lay scattered).
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    position: i64,
+    full: i64,
+}
+
+/// So many blocks are moved without a look at most: what is in them is four batches at worst.
+fn most_blocks(limit: i64) -> i64 {
+    4 * limit / ROWS_OF_A_BLOCK
 }
 
 /// `$1` the table of a lane's memberships: how many heap blocks it has.
@@ -127,36 +163,42 @@ impl PostgresLedger {
         let Some(lane) = rest.next() else {
             return Ok(ArchiveBatch { moved: 0, next: None });
         };
-        let (moved, position) = over!(self, STEP, session => self.move_some(&mut session, lane, cursor, limit))?;
-        let at = |lane: &Lane, position| ArchiveCursor {
-            lane: u32::try_from(lane.number).unwrap_or(0),
-            position,
+        let cursor = cursor.filter(|cursor| i64::from(cursor.lane) == i64::from(lane.number));
+        let from = Place {
+            position: cursor.map_or(0, |cursor| cursor.position),
+            full: cursor.map_or(0, |cursor| cursor.full),
         };
-        let next = match position {
-            Some(position) => Some(at(lane, position)),
-            None => rest.next().map(|lane| at(lane, 0)),
+        let (moved, next) = over!(self, STEP, session => self.move_some(&mut session, lane, from, i64::from(limit)))?;
+        let at = |lane: &Lane, place: Place| ArchiveCursor {
+            lane: u32::try_from(lane.number).unwrap_or(0),
+            position: place.position,
+            full: place.full,
+        };
+        let next = match next {
+            Some(place) => Some(at(lane, place)),
+            None => rest.next().map(|lane| at(lane, Place::default())),
         };
         Ok(ArchiveBatch { moved, next })
     }
 
-    /// One batch of a lane: how many memberships were moved, and where to go on in it.
+    /// One batch of a lane by one of the three statements: how many memberships were moved, and where to go on in it.
     async fn move_some(
         &self,
         session: &mut PgConnection,
         lane: &Lane,
-        cursor: Option<ArchiveCursor>,
-        limit: u32,
-    ) -> Result<(i64, Option<i64>), LedgerError> {
+        from: Place,
+        limit: i64,
+    ) -> Result<(i64, Option<Place>), LedgerError> {
         partitions::ensure(self, session).await?;
-        let cursor = cursor.filter(|cursor| i64::from(cursor.lane) == i64::from(lane.number));
-        let from = cursor.map_or(0, |cursor| cursor.position);
+        if from.full > 0
+            && let Some(done) = self.move_all(session, lane, from, limit).await?
+        {
+            return Ok(done);
+        }
+        let from = from.position;
         let to = (from >> 16) + BLOCKS;
         let tried = match &lane.archive {
-            Some(quick) => match self.try_to_move(session, quick, from, to, limit).await {
-                // Somebody holds a row for long: without it then.
-                Err(error) if is_lock_timeout(&error) => None,
-                done => Some(done?),
-            },
+            Some(quick) => self.try_to_move(session, quick, from, to, Some(limit)).await?,
             None => None,
         };
         let (mut moved, dealt_with, last, marked) = match tried {
@@ -164,39 +206,89 @@ impl PostgresLedger {
             None => self.move_marked(session, lane, from, to, limit).await?,
         };
         // A full batch goes on after its last row.
-        let next = last.filter(|_| dealt_with >= i64::from(limit));
+        let next = last.filter(|_| dealt_with >= limit);
         if marked {
             let to = next.map_or(to, |last| (last >> 16) + 1);
             moved += self.move_marked(session, lane, from, to, limit).await?.0;
         }
-        let blocks: i64 = sqlx::query_scalar(lane.heap_blocks.clone())
-            .bind(format!("{}.membership", lane.schema))
-            .fetch_one(&mut *session)
-            .await?;
-        let position = next.unwrap_or(beginning_of(to));
-        Ok((moved, (position < beginning_of(blocks)).then_some(position)))
+        if let Some(position) = next {
+            let full = (position >> 16) - (from >> 16) + 1;
+            let full = if full <= most_blocks(limit) { full } else { 0 };
+            return Ok((moved, Some(Place { position, full })));
+        }
+        let next = self.block(session, lane, to).await?;
+        Ok((moved, next.map(|position| Place { position, full: 0 })))
     }
 
-    /// [`MOVE`], which waits for a row for a moment only.
-    async fn try_to_move(
+    /// [`move_all`] of about as many blocks as a full batch took; `None` where somebody holds a row for long.
+    async fn move_all(
         &self,
         session: &mut PgConnection,
-        quick: &Statement,
+        lane: &Lane,
+        from: Place,
+        limit: i64,
+    ) -> Result<Option<(i64, Option<Place>)>, LedgerError> {
+        let Some(all) = &lane.archive_all else { return Ok(None) };
+        let to = (from.position >> 16) + 1 + from.full;
+        let tried: Option<(i64, bool)> = self.try_to_move(session, all, from.position, to, None).await?;
+        let Some((mut moved, marked)) = tried else {
+            return Ok(None);
+        };
+        if marked {
+            let all_of_them = (from.full + 1) * ROWS_OF_A_BLOCK;
+            moved += self.move_marked(session, lane, from.position, to, all_of_them).await?.0;
+        }
+        // Where it thins out, the next batch looks again.
+        let full = if moved * 2 < limit {
+            0
+        } else {
+            (from.full * limit / moved).max(1).min(most_blocks(limit))
+        };
+        let next = self.block(session, lane, to).await?;
+        Ok(Some((moved, next.map(|position| Place { position, full }))))
+    }
+
+    /// The place where a block begins; `None` behind the last one.
+    async fn block(&self, session: &mut PgConnection, lane: &Lane, block: i64) -> Result<Option<i64>, LedgerError> {
+        let blocks: i64 = sqlx::query_scalar(lane.heap_blocks.clone())
+            .bind(format!("{}.membership", lane.schema))
+            .fetch_one(session)
+            .await?;
+        Ok((block < blocks).then_some(block << 16))
+    }
+
+    /// [`move_some`] or [`move_all`], which wait for a row for a moment only: `None` where somebody holds one for longer.
+    async fn try_to_move<T>(
+        &self,
+        session: &mut PgConnection,
+        statement: &Statement,
         from: i64,
         to: i64,
-        limit: u32,
-    ) -> Result<Moved, sqlx::Error> {
+        limit: Option<i64>,
+    ) -> Result<Option<T>, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
         let mut transaction = session.begin_with(BEGIN).await?;
-        let moved = sqlx::query_as(quick.clone())
+        let mut moving = sqlx::query_as(statement.clone())
             .bind(self.clock())
             .bind(self.settle_micros())
             .bind(from)
-            .bind(to)
-            .bind(i64::from(limit))
-            .fetch_one(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(moved)
+            .bind(to);
+        if let Some(limit) = limit {
+            moving = moving.bind(limit);
+        }
+        match moving.fetch_one(&mut *transaction).await {
+            Err(error) if is_lock_timeout(&error) => {
+                transaction.rollback().await?;
+                Ok(None)
+            }
+            moved => {
+                let moved = moved?;
+                transaction.commit().await?;
+                Ok(Some(moved))
+            }
+        }
     }
 
     /// [`MOVE_MARKED`], which waits for nobody.
@@ -206,14 +298,14 @@ impl PostgresLedger {
         lane: &Lane,
         from: i64,
         to: i64,
-        limit: u32,
+        limit: i64,
     ) -> Result<Moved, sqlx::Error> {
         sqlx::query_as(lane.archive_marked.clone())
             .bind(self.clock())
             .bind(self.settle_micros())
             .bind(from)
             .bind(to)
-            .bind(i64::from(limit))
+            .bind(limit)
             .bind(self.settings.rules.memory_micros() + self.settle_micros())
             .fetch_one(session)
             .await

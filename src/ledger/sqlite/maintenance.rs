@@ -70,7 +70,11 @@ impl SqliteLedger {
         };
         Ok(ArchiveBatch {
             moved,
-            next: (position < end).then_some(ArchiveCursor { lane: 0, position }),
+            next: (position < end).then_some(ArchiveCursor {
+                lane: 0,
+                position,
+                full: 0,
+            }),
         })
     }
 

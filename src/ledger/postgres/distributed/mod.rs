@@ -27,6 +27,7 @@ pub(super) fn texts() -> Texts {
         writers: WRITERS.replace("{writers}", &WRITERS_LOCK.to_string()),
         erase: "SELECT * FROM \"{lane}\".erase($1, $2, $3)".to_owned(),
         archive: None,
+        archive_all: None,
         archive_marked: "SELECT * FROM \"{lane}\".archive($1, $2, $3, $4, $5, $6)".to_owned(),
         heap_blocks: "SELECT citus_relation_size(to_regclass($1)) / current_setting('block_size')::bigint".to_owned(),
         partitions: PARTITIONS.to_owned(),
