@@ -32,18 +32,19 @@ impl Shortcut for Front {
         }
     }
 
-    fn take(&self, request: Request<Incoming>) -> Result<Later, Request<Incoming>> {
-        // Whatever is not plainly a pair is the router's, which answers the same way.
-        if request.method() != Method::POST || request.uri() != PAIRS {
-            return Err(request);
-        }
+    /// Whatever is not plainly a pair is the router's, which answers the same way.
+    fn takes(&self, request: &Request<Incoming>) -> bool {
+        request.method() == Method::POST && request.uri() == PAIRS
+    }
+
+    fn take(&self, request: Request<Incoming>) -> Later {
         let api = self.crowd.api.clone();
-        Ok(self.crowd.guard.around(request, |request| async move {
+        self.crowd.guard.around(request, |request| async move {
             let (head, body) = request.into_parts();
             Ok(pairs::answer(&api, &head.headers, Body::new(body))
                 .await
                 .into_response())
-        }))
+        })
     }
 }
 

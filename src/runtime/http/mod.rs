@@ -64,12 +64,11 @@ pub trait Shortcut: Send + Sync + 'static {
     /// The answer to a request, where it needs no wait and no body; `None` leaves it to the router.
     fn answer(&self, request: &Request<Incoming>) -> Option<Response>;
 
-    /// The answer to a request of a route that is asked so often that the way through the router would be a good part of it; the request itself
-    /// where it is the router's.
-    ///
-    /// # Errors
-    /// The request, untouched.
-    fn take(&self, request: Request<Incoming>) -> Result<Later, Request<Incoming>>;
+    /// Whether it is one of a route that is asked so often that the way through the router would be a good part of its answer.
+    fn takes(&self, request: &Request<Incoming>) -> bool;
+
+    /// The answer to such a request.
+    fn take(&self, request: Request<Incoming>) -> Later;
 }
 
 /// An answer that is waited for.
@@ -187,15 +186,11 @@ async fn connection(stream: TcpStream, routes: Routes, limits: Limits, shutdown:
         if let Some(response) = answer {
             return Either::Left(ready(Ok(response)));
         }
-        let taken = match &routes.shortcut {
-            Some(shortcut) => shortcut.take(request),
-            None => Err(request),
-        };
         // Boxed, since hyper gives the stream back only of a service whose future may be moved.
-        Either::Right(
-            taken
-                .unwrap_or_else(|request| -> Later { Box::pin(routes.router.clone().oneshot(request.map(Body::new))) }),
-        )
+        Either::Right(match &routes.shortcut {
+            Some(shortcut) if shortcut.takes(&request) => shortcut.take(request),
+            _ => Box::pin(routes.router.clone().oneshot(request.map(Body::new))),
+        })
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(Patience::default())
