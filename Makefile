@@ -6,7 +6,7 @@ SHELL := bash
 CARGO ?= cargo
 PROFILE ?= debug
 
-.PHONY: help run demo test test-long bench test-citus test-cluster cluster-up cluster-images cluster-down generated lint
+.PHONY: help run demo test test-long bench test-citus test-pgbouncer test-cluster cluster-up cluster-images cluster-down generated lint
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -64,6 +64,17 @@ test-citus: ## Pass the conformance suite, schedules and a load over Citus: PREF
 	fi
 	$(CARGO) test --test ledger_conformance citus -- --test-threads 2
 	$(CARGO) test --test ledger_conformance distributed:: -- --test-threads 1 --nocapture
+
+test-pgbouncer: ## Pass the suites that ask a PostgreSQL through a PgBouncer in transaction mode, and measure it: PREFIX is the program, 1.21 or newer
+	up=$$(tests/pgbouncer.sh up "$${PREFIX:?the program pgbouncer, 1.21 or newer}")
+	eval "$$up"
+	trap 'tests/pgbouncer.sh down "$$PGBOUNCER_FOLDER"' EXIT
+	export DATABASE_URL="$$PGBOUNCER_URL"
+	load=lanes_of_postgres::a_segment_moves_while_it_is_written
+	$(CARGO) test --test ledger_conformance -- --test-threads 2 --nocapture --skip sqlite:: --skip citus:: --skip distributed:: --skip "$$load"
+	# Its settle time is short, and the sessions' timeouts with it.
+	DATABASE_URL="$${DATABASE_URL/counter:/brisk:}" $(CARGO) test --test ledger_conformance "$$load" -- --nocapture
+	$(CARGO) test --release --test ledger_conformance pooled::what_a_pooler_costs -- --nocapture --ignored
 
 demo: ## Do the whole of the main job on the local Kubernetes (KUBE_CONTEXT: on that one) and print what was done
 	@tests/install.sh cluster >&2

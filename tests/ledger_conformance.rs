@@ -14,6 +14,8 @@ mod jobs;
 mod lanes_of_postgres;
 #[path = "ledger/model.rs"]
 mod model;
+#[path = "ledger/pooled.rs"]
+mod pooled;
 #[path = "ledger/random.rs"]
 mod random;
 #[path = "ledger/removal.rs"]

@@ -26,6 +26,11 @@ impl From<sqlx::Error> for LedgerError {
                     Some("8" | "264" | "520" | "776" | "1032") => Self::ReadOnly(text),
                     Some("14") => Self::Unreachable(text),
                     Some("1") if text.starts_with("no such table") => Self::Schema(text),
+                    // Of a pooler that hands out sessions without the statements that were prepared in them.
+                    Some("26000" | "42P05") => Self::UnsupportedVersion(format!(
+                        "{text}: the pooler must keep track of prepared statements (PgBouncer 1.21 or newer with max_prepared_statements = 200)"
+                    )),
+                    Some("08P01") => of_a_pooler(text),
                     Some(code) if code.starts_with("08") => Self::Unreachable(text),
                     _ => Self::Internal(text),
                 }
@@ -38,6 +43,23 @@ impl From<sqlx::Error> for LedgerError {
             sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Self::Unreachable(error.to_string()),
             _ => Self::Internal(error.to_string()),
         }
+    }
+}
+
+/// PgBouncer has one code for all that it says itself.
+fn of_a_pooler(text: String) -> LedgerError {
+    if text.contains("authentication failed") || text == "no such user" {
+        LedgerError::AuthenticationFailed(text)
+    } else if text.starts_with("unsupported startup parameter") {
+        LedgerError::UnsupportedVersion(format!(
+            "{text}: the pooler must ignore the settings that sessions ask for, which the role has then \
+             (PgBouncer: ignore_startup_parameters = extra_float_digits, options)"
+        ))
+    } else if text.starts_with("query_wait_timeout") || text.contains("connections") {
+        // All of its connections are in use.
+        LedgerError::Timeout(text)
+    } else {
+        LedgerError::Unreachable(text)
     }
 }
 

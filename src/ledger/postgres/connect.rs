@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::PostgresLedger;
 use super::distributed::Found;
 use super::lanes::{Lane, Lanes};
+use super::pooled;
 use super::session::Session;
 use crate::ledger::sqlx_error::NO_CONNECTION;
 use crate::ledger::{LedgerError, Settings};
@@ -95,23 +96,8 @@ impl PostgresOptions {
     }
 
     pub(super) fn connect_options(&self, settings: &Settings) -> PgConnectOptions {
-        let timeout = statement_timeout(settings).as_millis();
-        self.connect.clone().application_name("segment-counter").options([
-            ("synchronous_commit", "on".to_owned()),
-            ("timezone", "UTC".to_owned()),
-            ("statement_timeout", timeout.to_string()),
-            ("idle_in_transaction_session_timeout", (timeout * 2).to_string()),
-            // A statement whose client gave it up ends soon, instead of adding to those that come in its place.
-            ("client_connection_check_interval", "1000".to_owned()),
-            // The statements are planned once for every size of batch: a generic plan is right for all of them.
-            ("plan_cache_mode", "force_generic_plan".to_owned()),
-            // A plan made while a table was small must still be right when it is large: rows are always found by key.
-            ("enable_seqscan", "off".to_owned()),
-            // The penalty on sequential scans makes plans look dear enough to be compiled, which takes longer than they run.
-            ("jit", "off".to_owned()),
-            // The lock order and the recount are proven for this level; a role may have been given another.
-            ("default_transaction_isolation", "read committed".to_owned()),
-        ])
+        let connect = self.connect.clone().application_name("segment-counter");
+        connect.options(pooled::session_settings(settings))
     }
 
     pub(super) fn pool(&self, settings: &Settings, distributed: &Found) -> PgPool {
@@ -145,11 +131,6 @@ impl PostgresOptions {
             })
             .connect_lazy_with(self.connect_options(settings))
     }
-}
-
-/// A writer that outlived settle / 2 could meet the sweeper; a tenth of it leaves no doubt.
-pub(super) fn statement_timeout(settings: &Settings) -> Duration {
-    (settings.settle / 10).clamp(Duration::from_millis(500), Duration::from_secs(30))
 }
 
 impl PostgresLedger {
@@ -211,6 +192,7 @@ impl PostgresLedger {
                 "synchronous_commit is {commit} in our own session"
             )));
         }
+        self.check_settings(session).await?;
         let schema = self.schema_state(&mut *session).await?;
         if !schema.is_current() {
             return Err(schema.refusal());

@@ -12,12 +12,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::{Acquire, PgConnection, Postgres};
+use sqlx::PgConnection;
 
-use super::connect::statement_timeout;
-use super::lanes::{Home, LANE_CHANGE_LOCK, Lane};
+use super::lanes::{Home, LANE_CHANGE_LOCK, Lane, Lanes};
 use super::move_error::MoveError;
+use super::pooled::statement_timeout;
 use super::session::is_lock_timeout;
 use super::{PostgresLedger, Statement, statement};
 use crate::counting::{SegmentId, SegmentName};
@@ -101,7 +100,21 @@ impl PostgresLedger {
                 lanes: lanes.len(),
             });
         };
-        let mut guard = self.only_move().await?.ok_or(MoveError::Busy)?;
+        let guard = self.try_guard(MOVE_LOCK).await?.ok_or(MoveError::Busy)?;
+        let done = self.move_alone(name, target, &lanes, progress).await;
+        guard.end().await;
+        done
+    }
+
+    /// While no other move is under way.
+    async fn move_alone(
+        &self,
+        name: &SegmentName,
+        target: &Lane,
+        lanes: &Lanes,
+        progress: &(dyn Fn(&MoveProgress) + Send + Sync),
+    ) -> Result<bool, MoveError> {
+        let to = target.number;
         let homes = self.look_up(&[name]).await?;
         let home = *homes.get(name.as_str()).ok_or(MoveError::NoSegment)?;
         if home.lane == to {
@@ -121,12 +134,12 @@ impl PostgresLedger {
             target,
         };
         let mut state = MoveProgress::default();
-        self.take_traces_away(&mut guard).await?;
+        self.take_traces_away().await?;
         moving.clear(target, &mut state, progress).await?;
-        moving.note_changes(&mut guard).await?;
+        moving.note_changes().await?;
         let moved = moving.run(&mut state, progress).await;
         // Whatever came of it: without the triggers nothing is noted any more.
-        let clean = self.take_traces_away(&mut guard).await;
+        let clean = self.take_traces_away().await;
         self.ids.remove(name);
         self.homes.remove(&home.id);
         moved?;
@@ -141,44 +154,31 @@ impl PostgresLedger {
 
     /// Takes away what a move left that broke off; nothing where one is under way.
     pub(super) async fn clear_broken_moves(&self) -> Result<(), LedgerError> {
-        match self.only_move().await? {
-            Some(mut guard) => self.take_traces_away(&mut guard).await,
-            None => Ok(()),
-        }
-    }
-
-    /// A session that holds the lock of moves, for as long as it lives; `None`: another one does.
-    async fn only_move(&self) -> Result<Option<PoolConnection<Postgres>>, LedgerError> {
-        let mut session = self.pool.acquire().await?;
-        // Its settings and its lock must not go back to the pool.
-        session.close_on_drop();
-        sqlx::query("SET statement_timeout = 0").execute(&mut *session).await?;
-        let alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-            .bind(MOVE_LOCK)
-            .fetch_one(&mut *session)
-            .await?;
-        Ok(alone.then_some(session))
+        let Some(guard) = self.try_guard(MOVE_LOCK).await? else {
+            return Ok(());
+        };
+        let done = self.take_traces_away().await;
+        guard.end().await;
+        done
     }
 
     /// Drops the triggers and forgets what they noted.
-    async fn take_traces_away(&self, session: &mut PgConnection) -> Result<(), LedgerError> {
+    async fn take_traces_away(&self) -> Result<(), LedgerError> {
         let standing: Vec<(String, String)> = sqlx::query_as(
             "SELECT quote_ident(t.tgname), t.tgrelid::regclass::text
                FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
               WHERE t.tgname LIKE 'segment\\_move\\_%' AND n.nspname LIKE $1",
         )
         .bind(format!("{}\\_lane\\_%", self.base.replace('_', "\\_")))
-        .fetch_all(&mut *session)
+        .fetch_all(&self.pool)
         .await?;
         for (trigger, table) in standing {
             // The names are the catalogue's own, quoted by it.
             let text = format!("DROP TRIGGER IF EXISTS {trigger} ON {table}");
-            self.patiently(session, &[statement(text)]).await?;
+            self.patiently(&[statement(text)]).await?;
         }
-        sqlx::query(self.sql("DELETE FROM \"{base}\".move_log"))
-            .execute(session)
-            .await?;
-        Ok(())
+        let forget = format!("DELETE FROM \"{}\".move_log", self.base);
+        self.patiently(&[statement(forget)]).await
     }
 
     /// What a transaction of a move begins with: well below what a writer behind it may take, or they would fail in its place.
@@ -188,9 +188,9 @@ impl PostgresLedger {
     }
 
     /// Runs statements that lock a table, in one transaction, without holding up for long those who come behind.
-    async fn patiently(&self, session: &mut PgConnection, statements: &[Statement]) -> Result<(), LedgerError> {
+    async fn patiently(&self, statements: &[Statement]) -> Result<(), LedgerError> {
         for _ in 0..TRIES {
-            match self.at_once(session, statements).await {
+            match self.at_once(statements).await {
                 Err(error) if is_lock_timeout(&error) => tokio::time::sleep(Duration::from_millis(200)).await,
                 done => return Ok(done?),
             }
@@ -198,8 +198,12 @@ impl PostgresLedger {
         Err(LedgerError::Timeout("no moment came free to lock a lane".to_owned()))
     }
 
-    async fn at_once(&self, session: &mut PgConnection, statements: &[Statement]) -> Result<(), sqlx::Error> {
-        let mut transaction = session.begin().await?;
+    async fn at_once(&self, statements: &[Statement]) -> Result<(), sqlx::Error> {
+        let mut transaction = self.pool.begin().await?;
+        // What was noted may be much.
+        sqlx::query("SET LOCAL statement_timeout = 0")
+            .execute(&mut *transaction)
+            .await?;
         sqlx::query(self.lock_timeout()).execute(&mut *transaction).await?;
         for text in statements {
             sqlx::query(text.clone()).execute(&mut *transaction).await?;
@@ -244,7 +248,7 @@ impl Move<'_> {
     }
 
     /// From the commit on every change is noted; making a trigger waits for the writers that are under way.
-    async fn note_changes(&self, session: &mut PgConnection) -> Result<(), LedgerError> {
+    async fn note_changes(&self) -> Result<(), LedgerError> {
         let id = self.segment.0;
         let trigger = |name: &str, event: &str, row: &str| {
             self.sql(&format!(
@@ -265,7 +269,7 @@ impl Move<'_> {
             trigger("written", "INSERT OR UPDATE", "NEW"),
             trigger("deleted", "DELETE", "OLD"),
         ];
-        self.ledger.patiently(session, &statements).await
+        self.ledger.patiently(&statements).await
     }
 
     async fn run(

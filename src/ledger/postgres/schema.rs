@@ -1,19 +1,26 @@
 //! The schema: base and lane, each by its own migrations.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use sqlx::migrate::Migrator;
-use sqlx::{Acquire, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 
 use super::distributed::{self, Distribution};
 use super::{PostgresLedger, lanes, partitions};
 use crate::ledger::{LedgerError, SchemaState};
 
-static BASE: Migrator = sqlx::migrate!("src/ledger/postgres/migrations/base");
-static LANE: Migrator = sqlx::migrate!("src/ledger/postgres/migrations/lane");
+static BASE: LazyLock<Migrator> = LazyLock::new(|| without_lock(sqlx::migrate!("src/ledger/postgres/migrations/base")));
+static LANE: LazyLock<Migrator> = LazyLock::new(|| without_lock(sqlx::migrate!("src/ledger/postgres/migrations/lane")));
 
 /// One migration of one database at a time, whatever the schema: an arbitrary number of our own.
 const MIGRATION_LOCK: i64 = 0x5e67_c001;
+
+/// The migrator's own lock is the session's, which would stay behind in a pooler where a migration fails; [`MIGRATION_LOCK`] does for both.
+fn without_lock(mut migrator: Migrator) -> Migrator {
+    migrator.set_locking(false);
+    migrator
+}
 
 fn newest(migrator: &Migrator) -> i64 {
     migrator.iter().map(|migration| migration.version).max().unwrap_or(0)
@@ -21,16 +28,11 @@ fn newest(migrator: &Migrator) -> i64 {
 
 impl PostgresLedger {
     pub(super) async fn run_migrations(&self) -> Result<SchemaState, LedgerError> {
+        let guard = self.guard(MIGRATION_LOCK).await?;
         let mut session = self.pool.acquire().await?;
-        // A session that stays set to the lane's search_path, or keeps the lock, must not go back to the pool.
+        // Where Citus is to distribute, it is set otherwise than those of the pool.
         session.close_on_drop();
-        let session: &mut PgConnection = session.acquire().await?;
-        // A migration may take as long as it needs.
-        sqlx::query("SET statement_timeout = 0").execute(&mut *session).await?;
-        sqlx::query("SELECT pg_advisory_lock($1)")
-            .bind(MIGRATION_LOCK)
-            .execute(&mut *session)
-            .await?;
+        let session: &mut PgConnection = &mut session;
         let distribution = Distribution::wanted(self, session).await?;
         run(&self.base, &BASE, session).await?;
         if let Some(distribution) = &distribution {
@@ -60,11 +62,7 @@ impl PostgresLedger {
         }
         self.read_lanes(&mut *session).await?;
         partitions::look(self, &mut *session).await?;
-        sqlx::query("SELECT pg_advisory_unlock($1)")
-            .bind(MIGRATION_LOCK)
-            .execute(&mut *session)
-            .await?;
-        session.ping().await?;
+        guard.end().await;
         self.schema_state(session).await
     }
 
@@ -126,8 +124,15 @@ impl PostgresLedger {
     }
 }
 
-/// Brings one schema to the newest of its migrations.
+/// Brings one schema to the newest of its migrations, in one transaction: what it sets must stay with it, also where a pooler lends the session
+/// to others in between.
 async fn run(schema: &str, migrator: &Migrator, session: &mut PgConnection) -> Result<(), LedgerError> {
+    let mut transaction = session.begin().await?;
+    let session = &mut *transaction;
+    // A migration may take as long as it needs.
+    sqlx::query("SET LOCAL statement_timeout = 0")
+        .execute(&mut *session)
+        .await?;
     // IF NOT EXISTS asks for CREATE on the database even where the schema stands: a role without it could not migrate again.
     let stands: bool = sqlx::query_scalar("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL")
         .bind(schema)
@@ -138,8 +143,9 @@ async fn run(schema: &str, migrator: &Migrator, session: &mut PgConnection) -> R
             .execute(&mut *session)
             .await?;
     }
-    sqlx::query(sqlx::AssertSqlSafe(format!("SET search_path TO \"{schema}\"")))
+    sqlx::query(sqlx::AssertSqlSafe(format!("SET LOCAL search_path TO \"{schema}\"")))
         .execute(&mut *session)
         .await?;
-    Ok(migrator.run_direct(None, session, false).await?)
+    migrator.run_direct(None, session, false).await?;
+    Ok(transaction.commit().await?)
 }

@@ -77,8 +77,10 @@ impl<'a> Distribution<'a> {
         if noted.is_none() && !ledger.settings.distributed {
             return Ok(None);
         }
-        // Calls of Citus are planned by their values.
-        sqlx::query("SET plan_cache_mode = auto").execute(&mut *session).await?;
+        // Calls of Citus are planned by their values, and may take as long as they need. The session is closed after this.
+        for setting in ["SET plan_cache_mode = auto", "SET statement_timeout = 0"] {
+            sqlx::query(setting).execute(&mut *session).await?;
+        }
         ready(session).await?;
         Ok(Some(Self { ledger, noted }))
     }
