@@ -128,7 +128,7 @@ CREATE ROLE counter LOGIN SUPERUSER PASSWORD '$password';
 CREATE ROLE brisk LOGIN SUPERUSER PASSWORD '$password';
 CREATE ROLE unset LOGIN SUPERUSER PASSWORD '$password';
 $(settings counter 30s 60s)
-$(settings brisk 2s 4s)
+$(settings brisk 1s 2s)
 SQL
   trap - EXIT
   local before=postgres://counter:$password@127.0.0.1

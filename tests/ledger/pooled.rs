@@ -61,7 +61,8 @@ fn commands_leave_nothing_behind_in_the_poolers_sessions() {
         let pairs: Vec<_> = (0..200).map(|n| pair("s", &format!("u{n}"))).collect();
         ledger.record(&pairs).await.unwrap();
         for to in [1, 0, 1] {
-            let moving = ledger.move_segment(&name("s"), to, &|_| ());
+            let segment = name("s");
+            let moving = ledger.move_segment(&segment, to, &|_| ());
             let erased = UserId::new(format!("u{to}")).unwrap();
             let (moved, swept, erased) = tokio::join!(moving, others[0].sweep(30), others[1].erase(&erased));
             assert_eq!(moved, Ok(true));
