@@ -75,7 +75,7 @@ test-pgbouncer: ## Pass the suites that ask a PostgreSQL through a PgBouncer in 
 	$(CARGO) test --test ledger_conformance -- --test-threads 2 --nocapture "$${others[@]}" "$${brisk[@]/#/--skip=}"
 	# Their settle times are short, and the sessions' timeouts with them.
 	DATABASE_URL="$${DATABASE_URL/counter:/brisk:}" $(CARGO) test --test ledger_conformance -- --test-threads 1 --nocapture "$${others[@]}" "$${brisk[@]}"
-	$(CARGO) test --release --test ledger_conformance pooled::what_a_pooler_costs -- --nocapture --ignored
+	$(CARGO) test --test ledger_conformance pooled::what_a_pooler_costs -- --nocapture --ignored
 
 demo: ## Do the whole of the main job on the local Kubernetes (KUBE_CONTEXT: on that one) and print what was done
 	@tests/install.sh cluster >&2
