@@ -3,40 +3,16 @@
 # citus.sh down FOLDER: ends it, by its process ids, and takes its folder away.
 # PREFIX has bin/postgres with the extension citus beside it; docs/scaling.md says how it is built.
 set -euo pipefail
+. "$(dirname "$0")/servers.sh"
 
 die() { echo "citus.sh: $*" >&2; exit 1; }
 
 nodes=(coordinator worker1 worker2)
 
-# PostgreSQL refuses to run as root.
-as_user() {
-  if [ "$(id -u)" != 0 ]; then "$@"; return; fi
-  local user=nobody
-  id postgres > /dev/null 2>&1 && user=postgres
-  setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups "$@"
-}
-
 down() {
-  local node pid
-  for node in "${nodes[@]}"; do
-    [ -s "$1/$node/postmaster.pid" ] || continue
-    pid=$(head -n 1 "$1/$node/postmaster.pid")
-    # The number may be another process's by now.
-    [ "$(readlink "/proc/$pid/cwd")" = "$1/$node" ] || continue
-    kill -INT "$pid"
-    for _ in $(seq 300); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
-    kill -QUIT "$pid" 2> /dev/null || true
-  done
+  local node
+  for node in "${nodes[@]}"; do end_by "$1/$node/postmaster.pid"; done
   rm -rf -- "$1"
-}
-
-free_port() {
-  # Opens nothing: what is refused is free.
-  local port
-  while :; do
-    port=$((20000 + RANDOM % 12000))
-    (: < "/dev/tcp/127.0.0.1/$port") 2> /dev/null || { echo "$port"; return; }
-  done
 }
 
 up() {

@@ -3,38 +3,14 @@
 # pgbouncer.sh down FOLDER: ends both, by their process ids, and takes their folder away.
 # PROGRAM is pgbouncer 1.21 or newer; docs/scaling.md has the settings that it is given here.
 set -euo pipefail
+. "$(dirname "$0")/servers.sh"
 
 die() { echo "pgbouncer.sh: $*" >&2; exit 1; }
 
-# Neither runs as root.
-as_user() {
-  if [ "$(id -u)" != 0 ]; then "$@"; return; fi
-  local user=nobody
-  id postgres > /dev/null 2>&1 && user=postgres
-  setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups "$@"
-}
-
 down() {
-  local file pid
-  for file in "$1/pgbouncer.pid" "$1/data/postmaster.pid"; do
-    [ -s "$file" ] || continue
-    pid=$(head -n 1 "$file")
-    # The number may be another process's by now.
-    [ "$(readlink "/proc/$pid/cwd")" = "$(dirname "$file")" ] || continue
-    kill -INT "$pid"
-    for _ in $(seq 300); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
-    kill -QUIT "$pid" 2> /dev/null || true
-  done
+  local file
+  for file in "$1/pgbouncer.pid" "$1/data/postmaster.pid"; do end_by "$file"; done
   rm -rf -- "$1"
-}
-
-free_port() {
-  # Opens nothing: what is refused is free.
-  local port
-  while :; do
-    port=$((20000 + RANDOM % 12000))
-    (: < "/dev/tcp/127.0.0.1/$port") 2> /dev/null || { echo "$port"; return; }
-  done
 }
 
 # Where the programs of PostgreSQL are: on the PATH, or the newest where Debian keeps them.

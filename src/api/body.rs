@@ -10,7 +10,7 @@ use async_compression::zstd::DParameter;
 use axum::body::{Body, BodyDataStream, HttpBody as _};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -114,21 +114,16 @@ impl Decoded {
     }
 
     async fn piece(&mut self) -> Result<Option<Bytes>, Problem> {
-        let piece = async {
-            match &mut self.inner {
-                Inner::Plain(stream) => match stream.next().await {
-                    None => Ok(None),
-                    Some(Ok(bytes)) => Ok(Some(bytes)),
-                    Some(Err(error)) => Err(io::Error::other(error)),
-                },
-                Inner::Encoded(reader) => {
-                    let mut piece = BytesMut::with_capacity(READ_BYTES);
-                    Ok((reader.read_buf(&mut piece).await? > 0).then(|| piece.freeze()))
-                }
+        let piece = match &mut self.inner {
+            Inner::Plain(stream) => stream.try_next().await.map_err(io::Error::other),
+            Inner::Encoded(reader) => {
+                let mut piece = BytesMut::with_capacity(READ_BYTES);
+                let read = reader.read_buf(&mut piece).await;
+                read.map(|bytes| (bytes > 0).then(|| piece.freeze()))
             }
         };
         // The text of the decoder or the connection says nothing that helps a client more than this.
-        piece.await.map_err(|_| {
+        piece.map_err(|_| {
             Problem::new(
                 Kind::MalformedBody,
                 "the body ended early, or is not encoded as Content-Encoding says",

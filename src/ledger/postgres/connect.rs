@@ -147,7 +147,7 @@ impl PostgresLedger {
             }
             Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => Err(error.into()),
             _ => {
-                let mut session = self.connect_once().await?;
+                let mut session = self.connect_once(PROBE).await?;
                 let checked = self.check_over(&mut session).await;
                 let _ = session.close().await;
                 checked
@@ -257,7 +257,7 @@ impl PostgresLedger {
         {
             return found.clone();
         }
-        let found = match self.connect_once().await {
+        let found = match self.connect_once(PROBE).await {
             Ok(session) => {
                 // It is there: all of ours are in use.
                 let _ = session.close().await;
@@ -268,14 +268,15 @@ impl PostgresLedger {
         *last = Some((Instant::now(), found.clone()));
         found
     }
-    /// A connection beside the pool's, with the reason where there is none.
-    async fn connect_once(&self) -> Result<PgConnection, LedgerError> {
+
+    /// A connection beside the pool's within `limit`, with the reason where there is none.
+    pub(super) async fn connect_once(&self, limit: Duration) -> Result<PgConnection, LedgerError> {
         let options = self.pool.connect_options();
-        match tokio::time::timeout(PROBE, PgConnection::connect_with(&options)).await {
+        match tokio::time::timeout(limit, PgConnection::connect_with(&options)).await {
             Ok(connected) => Ok(connected?),
             Err(_) => Err(LedgerError::Unreachable(format!(
                 "no answer within {} s",
-                PROBE.as_secs()
+                limit.as_secs()
             ))),
         }
     }

@@ -56,15 +56,7 @@ impl PostgresLedger {
 
     /// A connection beside the pool's: a pool of one must do for the work.
     async fn begin_guard(&self) -> Result<PgConnection, LedgerError> {
-        let options = self.pool.connect_options();
-        let connecting = PgConnection::connect_with(&options);
-        let Ok(connected) = tokio::time::timeout(CONNECT, connecting).await else {
-            return Err(LedgerError::Unreachable(format!(
-                "no answer within {} s",
-                CONNECT.as_secs()
-            )));
-        };
-        let mut session = connected?;
+        let mut session = self.connect_once(CONNECT).await?;
         sqlx::raw_sql(BEGIN).execute(&mut session).await?;
         Ok(session)
     }
