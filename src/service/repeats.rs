@@ -9,12 +9,13 @@
 //! * "Changes nothing" is judged by an upper bound of the database's time (the last answer's, and what has passed since it was asked for): users
 //!   never leave early by it.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use quick_cache::sync::Cache;
+use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::time::Instant;
 
 use crate::counting::{Outcome, Pair, Rules, SegmentName, UserId, Window, expires_at, is_too_far_ahead};
@@ -47,7 +48,7 @@ struct Lease {
 
 pub(crate) struct Repeats {
     rules: Rules,
-    keys: [RandomState; 2],
+    keys: SipHasher13,
     known: Cache<u128, Known>,
     windows: Cache<SegmentName, (i64, Option<Window>)>,
     lease: Mutex<Option<Lease>>,
@@ -58,7 +59,7 @@ impl Repeats {
     pub(crate) fn new(rules: Rules, entries: usize) -> Option<Self> {
         (entries > 0).then(|| Self {
             rules,
-            keys: [RandomState::new(), RandomState::new()],
+            keys: SipHasher13::new_with_key(&rand::random()),
             known: Cache::new(entries),
             windows: Cache::new(WINDOWS),
             lease: Mutex::new(None),
@@ -132,13 +133,11 @@ impl Repeats {
         }
     }
 
-    /// 128 bits under keys of this process' own: that two pairs share one by chance is less likely than that the memory errs.
+    /// 128 bits under a key of this process' own: that two pairs share one by chance is less likely than that the memory errs.
     fn key(&self, segment: &SegmentName, user: &UserId) -> u128 {
-        let [high, low] = self
-            .keys
-            .each_ref()
-            .map(|key| u128::from(key.hash_one((segment, user))));
-        high << 64 | low
+        let mut hasher = self.keys;
+        (segment, user).hash(&mut hasher);
+        hasher.finish128().as_u128()
     }
 }
 

@@ -1,7 +1,8 @@
 //! The pairs of a stream that wait to be committed together, each once: what is sent again within a moment is not sent on.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
+
+use foldhash::{HashMap, fast::RandomState};
 
 use super::totals::{Place, Totals};
 use crate::counting::{Outcome, Pair};

@@ -3,9 +3,9 @@
 //! Such a line is not sent beside the pair that it repeats, and not counted as one with it either: its pair may be observed after a removal that the
 //! chunk came before. It waits until the chunk has landed, and is judged then, by what is known to be committed.
 
-use std::collections::{HashMap, HashSet};
 use std::future::Future;
 
+use foldhash::{HashMap, HashSet};
 use tokio::task::JoinSet;
 
 use super::chunk::{Lines, Taken};

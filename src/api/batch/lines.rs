@@ -1,5 +1,7 @@
 //! Pieces of a body into lines, holding no more than one line.
 
+use memchr::memchr;
+
 use crate::api::pairs::MAX_PAIR_BYTES;
 
 /// A line, without its end.
@@ -23,7 +25,7 @@ impl Lines {
     /// Hands each line that ends in `piece` to `take` with its number, from 1.
     pub(super) fn feed(&mut self, piece: &[u8], mut take: impl FnMut(u64, Line<'_>)) {
         let mut rest = piece;
-        while let Some(end) = memchr(rest) {
+        while let Some(end) = memchr(b'\n', rest) {
             let (line, after) = (&rest[..end], &rest[end + 1..]);
             rest = after;
             self.number += 1;
@@ -63,10 +65,6 @@ fn hand(number: u64, line: &[u8], take: &mut impl FnMut(u64, Line<'_>)) {
     } else if !line.trim_ascii().is_empty() {
         take(number, Line::Text(line));
     }
-}
-
-fn memchr(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|byte| *byte == b'\n')
 }
 
 #[cfg(test)]

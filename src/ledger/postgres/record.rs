@@ -1,7 +1,8 @@
 //! The one statement that records a batch in a lane.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use futures_util::future::try_join_all;
 use sqlx::FromRow;
 
@@ -160,7 +161,7 @@ impl<'a> Batch<'a> {
     }
 
     fn names_each_once(&self) -> bool {
-        let mut seen = std::collections::HashSet::with_capacity(self.pairs.len());
+        let mut seen = HashSet::with_capacity(self.pairs.len());
         (0..self.pairs.len()).all(|index| seen.insert(self.key(index)))
     }
 }
