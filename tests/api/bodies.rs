@@ -1,6 +1,7 @@
 //! Bodies that are too large, never end, break off, or are not what they say: refused within bounds of memory and of time.
 
 use std::thread;
+use std::time::Duration;
 
 use crate::server;
 use crate::table::{MOST_MIB, Row, count, hold, is_well, row};
@@ -335,4 +336,22 @@ fn a_body_at_its_very_limit_is_taken_and_one_byte_more_is_not() {
         put("/v1/segments/s", settings).send(server.address()).unwrap().status,
         201
     );
+}
+
+#[test]
+fn what_trickles_in_is_counted_while_it_trickles() {
+    let server = server();
+    let address = server.address().to_owned();
+    let stream = thread::spawn(move || {
+        let trickle = (0..25).map(|user| {
+            thread::sleep(Duration::from_millis(100));
+            format!("{{\"user_id\":\"{user}\",\"segment\":\"slow\"}}\n").into_bytes()
+        });
+        lines().chunks(trickle).send(&address).expect("an answer").status
+    });
+    thread::sleep(Duration::from_millis(1_500));
+    let so_far = count(&server, "slow");
+    assert!((5..20).contains(&so_far), "{so_far}");
+    assert_eq!(stream.join().unwrap(), 200);
+    assert_eq!(count(&server, "slow"), 25);
 }

@@ -63,6 +63,8 @@ struct Stream<'a> {
     totals: Totals,
     lines: Lines,
     chunk: Chunk,
+    /// When the chunk is to be sent, where there is something in it.
+    due: Instant,
     barren: usize,
     barren_lines: u64,
     flights: Flights,
@@ -75,6 +77,7 @@ impl<'a> Stream<'a> {
             totals: Totals::default(),
             lines: Lines::default(),
             chunk: Chunk::default(),
+            due: Instant::now(),
             barren: 0,
             barren_lines: 0,
             flights: Flights::default(),
@@ -88,7 +91,7 @@ impl<'a> Stream<'a> {
             let piece = tokio::select! {
                 piece = body.next() => piece?,
                 // Nothing of the body is lost by leaving its wait: it is taken up again.
-                () = tokio::time::sleep(LINGER), if !self.chunk.is_empty() => {
+                () = tokio::time::sleep_until(self.due), if !self.chunk.is_empty() => {
                     self.send_chunk(self.chunk.len()).await?;
                     continue;
                 }
@@ -128,6 +131,9 @@ impl<'a> Stream<'a> {
 
     async fn take(&mut self, piece: &Bytes) -> Result<(), Problem> {
         let (good, bad) = (self.good_lines(), self.totals.bad_lines());
+        if self.chunk.is_empty() {
+            self.due = Instant::now() + LINGER;
+        }
         let api = self.api;
         let mut sorter = Sorter::new(api, &mut self.chunk, &mut self.flights, &mut self.totals);
         self.lines.feed(piece, |number, line| sorter.line(number, line));
@@ -163,6 +169,7 @@ impl<'a> Stream<'a> {
         let service = Arc::clone(self.api.service());
         let commit = |pairs| async move { record_patiently(&service, pairs).await };
         self.flights.send(self.chunk.take(size), commit);
+        self.due = Instant::now() + LINGER;
         Ok(())
     }
 
@@ -184,6 +191,9 @@ impl<'a> Stream<'a> {
 
     fn answer(&mut self, landed: Result<Landed, Problem>) -> Result<(), Problem> {
         let Landed { lines, answer, repeats } = landed?;
+        if self.chunk.is_empty() {
+            self.due = Instant::now() + LINGER;
+        }
         lines.answered(&answer?, &mut self.totals);
         let mut sorter = Sorter::new(self.api, &mut self.chunk, &mut self.flights, &mut self.totals);
         for (number, pair) in repeats {
