@@ -21,6 +21,9 @@ pub(super) fn migrate(v: &Validated) -> Job {
     }
 }
 
+/// One that is cut off begins anew, so this is longer than an index of a large table takes.
+const MIGRATION_SECONDS: i64 = 6 * 3_600;
+
 pub(super) fn migration_name(v: &Validated) -> String {
     let postgres = &v.postgres;
     let ledger = (&postgres.host, postgres.port, &postgres.database, &postgres.schema);
@@ -28,7 +31,7 @@ pub(super) fn migration_name(v: &Validated) -> String {
 }
 
 fn migration(v: &Validated) -> JobSpec {
-    job(v, "migrate", 600, 10)
+    job(v, "migrate", MIGRATION_SECONDS, 10)
 }
 
 pub(super) fn archive(v: &Validated) -> CronJob {
