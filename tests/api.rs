@@ -28,6 +28,8 @@ mod malformed;
 mod names;
 #[path = "api/removals.rs"]
 mod removals;
+#[path = "api/sharing.rs"]
+mod sharing;
 mod support;
 #[path = "api/table.rs"]
 mod table;

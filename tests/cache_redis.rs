@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -185,7 +186,7 @@ async fn a_segment_takes_at_most_512_bytes_and_leaves_when_it_was_not_used() {
     assert!(cache.store(&claim, i64::MAX, as_of).await.unwrap());
     cache.invalidate(&[segment]).await.unwrap();
     assert!(cache.read(segment, WIDE).await.unwrap().claim.is_some());
-    let key = cache.key_of(segment);
+    let key = cache.key_of(segment).await.unwrap();
     let Value::Int(bytes) = command(&node.url(), &["MEMORY", "USAGE", &key, "SAMPLES", "0"]).await else {
         panic!("no size");
     };
@@ -196,7 +197,8 @@ async fn a_segment_takes_at_most_512_bytes_and_leaves_when_it_was_not_used() {
     assert!((800_000..=900_000).contains(&left), "{left} ms left");
     // A claim whose reader died leaves nothing behind for longer than it stands.
     cache.read(SegmentId(1), Duration::from_secs(1)).await.unwrap();
-    let Value::Int(left) = command(&node.url(), &["PTTL", &cache.key_of(SegmentId(1))]).await else {
+    let key = cache.key_of(SegmentId(1)).await.unwrap();
+    let Value::Int(left) = command(&node.url(), &["PTTL", &key]).await else {
         panic!("no time to live")
     };
     assert!((1..=1_000).contains(&left), "{left} ms left");
@@ -245,6 +247,33 @@ async fn counters_with_different_prefixes_share_a_node_without_meeting() {
     fill(&one, SegmentId(1), 1).await;
     fill(&other, SegmentId(1), 2).await;
     assert_eq!(one.read(SegmentId(1), WIDE).await.unwrap().value.unwrap().members, 1);
+}
+
+#[tokio::test]
+async fn the_owner_of_the_counts_is_part_of_their_keys_and_until_it_is_known_the_cache_is_away() {
+    let node = Node::start(&[]);
+    let told = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&told);
+    let cache = RedisCache::new(&RedisConfig {
+        owner: Some(Arc::new(move || {
+            let known = asked.load(Ordering::SeqCst);
+            Box::pin(async move { known.then(|| "owner".to_owned()).ok_or_else(|| "not yet".to_owned()) })
+        })),
+        ..config(&[&node])
+    })
+    .unwrap();
+    let error = cache.read(SegmentId(1), WIDE).await.unwrap_err();
+    assert!(
+        matches!(&error, CacheError::Unreachable(why) if why.contains("not yet")),
+        "{error}"
+    );
+    assert!(cache.invalidate(&[SegmentId(1)]).await.is_err());
+    told.store(true, Ordering::SeqCst);
+    fill(&cache, SegmentId(1), 1).await;
+    assert!(cache.key_of(SegmentId(1)).await.unwrap().ends_with("-owner:{1}"));
+    // It is asked once.
+    told.store(false, Ordering::SeqCst);
+    assert_eq!(cache.read(SegmentId(1), WIDE).await.unwrap().value.unwrap().members, 1);
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! What only PostgreSQL can do to its ledger: crash, refuse a login, be read-only, be away, be unsafe. Each has its own class of error.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
+#[path = "ledger_postgres/jobs.rs"]
+mod jobs;
 mod support;
 
 use std::time::{Duration, Instant};
@@ -365,22 +367,4 @@ async fn a_database_that_falls_silent_is_given_up_and_keeps_no_session_for_ever(
         let error = ledger.record(&[pair("third")]).await.unwrap_err();
         assert!(matches!(error, LedgerError::Unreachable(_)), "{error:?}");
     }
-}
-
-#[tokio::test]
-async fn old_history_is_dropped_whatever_the_planner_knows_of_the_catalogues() {
-    let server = server();
-    let url = server.database().await;
-    let ledger = ledger(&url, None);
-    ledger.migrate().await.unwrap();
-    // Indexes are partitioned too, and their names end in no month: with these figures the planner looks at names first.
-    execute(&url, "VACUUM ANALYZE").await;
-    assert_eq!(ledger.sweep(30).await.unwrap().partitions, 0);
-    execute(
-        &url,
-        "CREATE TABLE segment_counter.segment_history_2020_01 PARTITION OF segment_counter.segment_history
-           FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-02-01 00:00+00')",
-    )
-    .await;
-    assert_eq!(ledger.sweep(30).await.unwrap().partitions, 1);
 }

@@ -48,7 +48,7 @@ impl Shortcut for Front {
     }
 }
 
-/// The single pairs that are under way, from their header to their answer.
+/// Single pairs: refused while too many are being recorded. Whoever only sent a header is not counted: it would keep the others out.
 pub(crate) struct Crowd {
     pub(crate) api: Api,
     /// The route's own.
@@ -60,7 +60,7 @@ impl Crowd {
         if request.uri().path() != PAIRS {
             return None;
         }
-        let refusal = self.api.service().admit_pair(self.guard.under_way()).err()?;
+        let refusal = self.api.service().admit_pair().err()?;
         self.guard
             .at_once(request, || Some(Problem::from(refusal).into_response()))
     }

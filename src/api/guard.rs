@@ -106,11 +106,6 @@ impl Guard {
 }
 
 impl Guard {
-    /// How many requests of the route are under way.
-    pub(crate) fn under_way(&self) -> usize {
-        self.0.metrics.under_way()
-    }
-
     /// An answer that needs no wait, measured and named as every other; `None` where `answer` has none or the request is to be refused: then
     /// nothing was measured.
     pub(crate) fn at_once<B>(

@@ -1,6 +1,5 @@
 //! Rate, errors and durations of requests, by route template: never a path, which holds names.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -68,7 +67,6 @@ impl HttpMetrics {
             requests: self.requests.clone(),
             seconds,
             in_flight: self.in_flight.clone(),
-            under_way: Arc::default(),
             route,
             ok: Arc::default(),
         }
@@ -82,8 +80,6 @@ pub(crate) struct RouteMetrics {
     requests: Family<Answered, Counter>,
     seconds: Histogram,
     in_flight: Gauge,
-    /// Those of this route.
-    under_way: Arc<AtomicUsize>,
     /// The counters of 200, one for each of [`METHODS`]: nearly all answers, which need not be looked up by their labels each time.
     ok: Arc<[OnceLock<Counter>; METHODS.len()]>,
 }
@@ -95,16 +91,7 @@ impl RouteMetrics {
     /// A request begins; it ends when what is returned is dropped, answered or not.
     pub(crate) fn begin(&self) -> InFlight {
         self.in_flight.inc();
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        InFlight {
-            all: self.in_flight.clone(),
-            of_route: Arc::clone(&self.under_way),
-        }
-    }
-
-    /// How many requests of this route are under way.
-    pub(crate) fn under_way(&self) -> usize {
-        self.under_way.load(Ordering::Relaxed)
+        InFlight(self.in_flight.clone())
     }
 
     /// A request was answered.
@@ -126,14 +113,10 @@ impl RouteMetrics {
 
 /// A request under way.
 #[derive(Debug)]
-pub(crate) struct InFlight {
-    all: Gauge,
-    of_route: Arc<AtomicUsize>,
-}
+pub(crate) struct InFlight(Gauge);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.all.dec();
-        self.of_route.fetch_sub(1, Ordering::Relaxed);
+        self.0.dec();
     }
 }

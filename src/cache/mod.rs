@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use crate::counting::SegmentId;
 
 pub use memory::MemoryCache;
-pub use redis::{NodesChange, PasswordSource, RedisCache, RedisConfig, RedisConfigError, RedisMode};
+pub use redis::{NodesChange, OwnerSource, PasswordSource, RedisCache, RedisConfig, RedisConfigError, RedisMode};
 pub use types::{CacheError, Cached, Claim, Lookup, NodeHealth};
 
 /// The longest that a claim stands, however wide the bound: a reader that died must not keep others from filling.

@@ -60,7 +60,7 @@ pub(super) async fn refresh(config: &Config) -> Result<(), CommandError> {
 async fn service(config: &Config) -> Result<(Arc<Service>, Shutdown), CommandError> {
     let shutdown = Shutdown::on_signals().map_err(|error| CommandError::System("signals", error))?;
     let ledger = open::ledger(config).await?;
-    let cache = open::cache(config).await?;
+    let cache = open::cache(config, &ledger).await?;
     let metrics = Metrics::register(&mut Registry::default());
     let bounds = ServiceConfig {
         max_staleness: config.max_staleness,

@@ -78,8 +78,8 @@ async fn follow(postgres: Postgres, ledger: std::sync::Weak<PostgresLedger>) {
     }
 }
 
-/// Makes the cache; connects at the first use.
-pub(super) async fn cache(config: &Config) -> Result<SharedCache, CommandError> {
+/// Makes the cache for a ledger's counts; connects at the first use.
+pub(super) async fn cache(config: &Config, ledger: &SharedLedger) -> Result<SharedCache, CommandError> {
     let keep = config.serve_stale.unwrap_or_default().max(config.max_staleness);
     let (mode, urls) = match &config.redis {
         RedisNodes::None => return Ok(Arc::new(MemoryCache::new(MEMORY_CACHE_ENTRIES, keep))),
@@ -101,6 +101,7 @@ pub(super) async fn cache(config: &Config) -> Result<SharedCache, CommandError> 
         mode,
         urls: texts(&urls),
         password,
+        owner: Some(owner(ledger)),
         keep,
         ..RedisConfig::default()
     };
@@ -109,6 +110,15 @@ pub(super) async fn cache(config: &Config) -> Result<SharedCache, CommandError> 
         tokio::spawn(follow_nodes(file.clone(), urls, Arc::downgrade(&cache)));
     }
     Ok(cache)
+}
+
+/// Counters may share their nodes: the ledger tells whose counts are whose.
+fn owner(ledger: &SharedLedger) -> crate::cache::OwnerSource {
+    let ledger = Arc::clone(ledger);
+    Arc::new(move || {
+        let ledger = Arc::clone(&ledger);
+        Box::pin(async move { ledger.identity().await.map_err(|error| error.to_string()) })
+    })
 }
 
 fn texts(urls: &[Secret]) -> Vec<String> {

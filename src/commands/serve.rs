@@ -17,12 +17,14 @@ use crate::service::{Metrics, Service, ServiceConfig};
 
 /// Between becoming unready and taking nothing new: load balancers need a moment to look elsewhere.
 const LAME_DUCK: Duration = Duration::from_millis(500);
+/// How long the ledger may take to do what it was given, once the grace period is over.
+const LAST: Duration = Duration::from_secs(5);
 
 pub(super) async fn serve(config: Config) -> Result<(), CommandError> {
     let shutdown = Shutdown::on_signals().map_err(|error| CommandError::System("signals", error))?;
     let ledger = open::ledger(&config).await?;
     prepare(&config, &ledger).await?;
-    let cache = open::cache(&config).await?;
+    let cache = open::cache(&config, &ledger).await?;
 
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -83,7 +85,9 @@ pub(super) async fn serve(config: Config) -> Result<(), CommandError> {
     };
     if tokio::time::timeout(config.shutdown_grace, ending).await.is_err() {
         tracing::warn!("the grace period is over; connections that are still open are cut");
-        service.shutdown().await;
+        if tokio::time::timeout(LAST, service.shutdown()).await.is_err() {
+            tracing::warn!("the ledger does not answer; what it was asked may or may not have been done");
+        }
     }
     stop.request();
     Ok(())

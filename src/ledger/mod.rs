@@ -160,6 +160,20 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`LedgerError`]
     async fn least_recently_recounted(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError>;
 
+    /// What tells its data from every other ledger's, 16 hexadecimal digits: made when its tables were, and kept by a copy of them.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn identity(&self) -> Result<String, LedgerError>;
+
+    /// About how many members a segment has, as far as that is known without counting.
+    ///
+    /// # Errors
+    /// [`LedgerError`]
+    async fn typical_members(&self) -> Result<Option<u64>, LedgerError> {
+        Ok(None)
+    }
+
     /// Recounts segments from their memberships, in one short snapshot where their counters agree; compares every counter still to come, mends
     /// what differs under a lock, stores each count as a point of the trend, and notes when it was done. Answers in the order of `segments`.
     ///

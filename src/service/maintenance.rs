@@ -3,7 +3,7 @@
 //! A job notes in the ledger that it began, that it lives, and how it ended; a failure is noted and returned. Nothing here is needed for an
 //! answer to be right: stop every job for ever and every count stays exact.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,10 +13,11 @@ use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::cache::SharedCache;
 use crate::counting::SegmentId;
-use crate::ledger::{Job, JobId, JobReport, JobResult, SharedLedger};
+use crate::ledger::{Job, JobId, JobReport, JobResult, LedgerError, SharedLedger};
 
 use super::ServiceError;
 use super::metrics::Metrics;
@@ -27,12 +28,15 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const SEGMENTS_AT_ONCE: u32 = 1_000;
 /// Groups of segments that are recounted at once, each in a snapshot of its own.
 const GROUPS_AT_ONCE: usize = 2;
-/// The segments of the first groups, and of the largest.
-const FIRST_GROUP: usize = 8;
-const LARGEST_GROUP: usize = 256;
+/// Members of a group at first, where it is known about how many a segment has: a group reads nearly every block of the tables, whatever its size,
+/// so few large ones are better than many small ones. And its segments where nothing is known.
+const FIRST_MEMBERS: u64 = 1_000_000;
+const FIRST_GROUP: usize = 32;
+/// The segments of the largest group.
+const LARGEST_GROUP: usize = SEGMENTS_AT_ONCE as usize / GROUPS_AT_ONCE;
 /// How long the snapshot of a group should last at most, as groups are made larger and smaller: while it lasts, counters that are rewritten leave
 /// dead rows behind, through which counts must read.
-const SNAPSHOT: Duration = Duration::from_millis(200);
+const SNAPSHOT: Duration = Duration::from_millis(500);
 
 /// How an archive runs.
 #[derive(Debug, Clone)]
@@ -91,6 +95,8 @@ pub(crate) struct Maintenance {
     pub(crate) metrics: Arc<Metrics>,
     /// How long a warmed value may be served, which is how long a claim may stand.
     pub(crate) bound: Duration,
+    /// What runs here.
+    pub(crate) runs: TaskTracker,
 }
 
 /// How far a job is, seen by the work, the heartbeat and the caller.
@@ -145,6 +151,12 @@ impl Maintenance {
         .await
     }
 
+    /// Waits until every run has noted how it ended: one that did not would be taken for running by the others.
+    pub(crate) async fn ended(&self) {
+        self.runs.close();
+        self.runs.wait().await;
+    }
+
     async fn run(
         &self,
         job: Job,
@@ -152,6 +164,7 @@ impl Maintenance {
         tally: &Tally,
         work: impl Future<Output = Result<(), ServiceError>>,
     ) -> Result<JobReport, ServiceError> {
+        let _under_way = self.runs.token();
         let Some(id) = self.ledger.begin_job(job, exclusive).await? else {
             return Err(ServiceError::AlreadyRunning(job));
         };
@@ -222,34 +235,42 @@ impl Maintenance {
     async fn refresh_steps(&self, options: &RefreshOptions, tally: &Tally) -> Result<(), ServiceError> {
         let started = Instant::now();
         let mut seen = BTreeSet::new();
-        let mut group = FIRST_GROUP;
+        let mut group = self.first_group().await?;
         loop {
             let next = self.ledger.least_recently_recounted(SEGMENTS_AT_ONCE).await?;
             let unseen: Vec<SegmentId> = next.into_iter().filter(|segment| seen.insert(*segment)).collect();
             if unseen.is_empty() {
                 return Ok(());
             }
-            let mut waiting = unseen.as_slice();
+            let mut waiting = VecDeque::from(unseen);
             let mut under_way = FuturesUnordered::new();
             loop {
                 let stops = options.stop.is_cancelled() || started.elapsed() >= options.budget;
                 while !stops && under_way.len() < GROUPS_AT_ONCE && !waiting.is_empty() {
-                    let (next, rest) = waiting.split_at(group.min(waiting.len()));
+                    let next = waiting.drain(..group.min(waiting.len())).collect();
                     under_way.push(self.recount(next));
-                    waiting = rest;
                 }
-                let Some(done) = under_way.next().await.transpose()? else {
-                    break;
-                };
-                group = match done.took {
-                    took if took > SNAPSHOT => (group / 2).max(1),
-                    took if took < SNAPSHOT / 2 => (group * 2).min(LARGEST_GROUP),
-                    _ => group,
-                };
-                tally.add(|report| {
-                    report.processed += done.segments;
-                    report.drift += done.drift;
-                });
+                match under_way.next().await.transpose()? {
+                    None => break,
+                    Some(Recounted::Done { segments, drift, took }) => {
+                        group = match took {
+                            took if took > SNAPSHOT => (group / 2).max(1),
+                            took if took < SNAPSHOT / 2 => (group * 2).min(LARGEST_GROUP),
+                            _ => group,
+                        };
+                        tally.add(|report| {
+                            report.processed += segments;
+                            report.drift += drift;
+                        });
+                    }
+                    Some(Recounted::TooMany(segments)) => {
+                        group = (segments.len() / 4).max(1);
+                        segments
+                            .into_iter()
+                            .rev()
+                            .for_each(|segment| waiting.push_front(segment));
+                    }
+                }
             }
             check_stop(&options.stop, tally)?;
             if started.elapsed() >= options.budget {
@@ -258,11 +279,20 @@ impl Maintenance {
         }
     }
 
+    async fn first_group(&self) -> Result<usize, ServiceError> {
+        let typical = self.ledger.typical_members().await?;
+        let segments = typical.map(|members| usize::try_from(FIRST_MEMBERS / members.max(1)).unwrap_or(usize::MAX));
+        Ok(segments.map_or(FIRST_GROUP, |segments| segments.clamp(1, LARGEST_GROUP)))
+    }
+
     /// Recounts segments and puts their counts into the cache, claimed before the recount began as every reader does.
-    async fn recount(&self, segments: &[SegmentId]) -> Result<Recounted, ServiceError> {
+    async fn recount(&self, segments: Vec<SegmentId>) -> Result<Recounted, ServiceError> {
         let claims = join_all(segments.iter().map(|segment| self.cache.read(*segment, self.bound))).await;
         let begun = Instant::now();
-        let recounts = self.ledger.recount(segments).await?;
+        let recounts = match self.ledger.recount(&segments).await {
+            Err(LedgerError::Timeout(_)) if segments.len() > 1 => return Ok(Recounted::TooMany(segments)),
+            recounts => recounts?,
+        };
         let took = begun.elapsed();
         let mut drift = 0;
         for recount in &recounts {
@@ -288,7 +318,7 @@ impl Maintenance {
             }
         }))
         .await;
-        Ok(Recounted {
+        Ok(Recounted::Done {
             segments: i64::try_from(recounts.len()).unwrap_or(i64::MAX),
             drift,
             took,
@@ -297,11 +327,15 @@ impl Maintenance {
 }
 
 /// What the recount of a group of segments brought.
-struct Recounted {
-    segments: i64,
-    drift: i64,
-    /// How long the ledger took.
-    took: Duration,
+enum Recounted {
+    Done {
+        segments: i64,
+        drift: i64,
+        /// How long the ledger took.
+        took: Duration,
+    },
+    /// They take longer than a statement may.
+    TooMany(Vec<SegmentId>),
 }
 
 fn check_stop(stop: &CancellationToken, tally: &Tally) -> Result<(), ServiceError> {

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::cache::{CacheError, NodeHealth, SharedCache};
 use crate::counting::{Pair, Removal, SegmentName, UserId};
@@ -77,13 +78,19 @@ impl Service {
             Arc::clone(&metrics),
             invalidator_stop.clone(),
         );
-        let removals = Removals::new(Arc::clone(&ledger), told.clone(), Arc::clone(&metrics));
+        let removals = Removals::new(
+            Arc::clone(&ledger),
+            told.clone(),
+            Arc::clone(&metrics),
+            config.flush_pairs,
+        );
         let recorder = Recorder::start(Arc::clone(&ledger), told, Arc::clone(&metrics), &config);
         let maintenance = Maintenance {
             ledger: Arc::clone(&ledger),
             cache: Arc::clone(&cache),
             metrics: Arc::clone(&metrics),
             bound: config.max_staleness,
+            runs: TaskTracker::new(),
         };
         Arc::new(Self {
             ledger,
@@ -108,12 +115,12 @@ impl Service {
         self.recorder.record(pair).await
     }
 
-    /// Whether one more single pair should come, where so many are on their way to [`Service::record`] or wait in it.
+    /// Whether one more single pair should come to [`Service::record`].
     ///
     /// # Errors
-    /// [`ServiceError::Overloaded`]: more than two flushes hold. One is under way and the next is full; what comes on top of them only waits.
-    pub fn admit_pair(&self, under_way: usize) -> Result<(), ServiceError> {
-        self.recorder.admit(under_way)
+    /// [`ServiceError::Overloaded`]: there are more in it than two flushes hold. One is under way and the next is full; what comes on top of them only waits.
+    pub fn admit_pair(&self) -> Result<(), ServiceError> {
+        self.recorder.admit()
     }
 
     /// Records many pairs, answers in their order; each [`Service::commit_pairs`] of them are committed on their own. A slow ledger makes
@@ -273,8 +280,9 @@ impl Service {
     }
 
     /// Takes nothing more, flushes and answers everything that it took, tells the cache, then closes the ledger. Safe to call twice.
+    /// Waits for jobs that run here: whoever began them stops them.
     pub async fn shutdown(&self) {
-        tokio::join!(self.recorder.stop(), self.removals.stop());
+        tokio::join!(self.recorder.stop(), self.removals.stop(), self.maintenance.ended());
         self.invalidator_stop.cancel();
         let invalidator = self.invalidator.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(invalidator) = invalidator

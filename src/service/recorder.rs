@@ -52,6 +52,8 @@ pub(crate) struct Recorder {
     batch_permits: Arc<Semaphore>,
     batch_waiting: Arc<AtomicUsize>,
     batch_limit: usize,
+    /// Single pairs that wait or are being committed.
+    singles: AtomicUsize,
     born: Instant,
     /// When the log last said that requests are refused, in seconds since `born`.
     told: AtomicU64,
@@ -95,6 +97,7 @@ impl Recorder {
             batch_permits: Arc::new(Semaphore::new(config.batch_writers.max(1))),
             batch_waiting: Arc::new(AtomicUsize::new(0)),
             batch_limit: config.batch_queue_pairs,
+            singles: AtomicUsize::new(0),
             born: Instant::now(),
             told: AtomicU64::new(0),
             stop,
@@ -102,9 +105,9 @@ impl Recorder {
         }
     }
 
-    /// Refuses a single pair where those on their way fill two flushes of each flusher.
-    pub(crate) fn admit(&self, under_way: usize) -> Result<(), ServiceError> {
-        if under_way < 2 * self.committer.flush_pairs * self.lanes.len() {
+    /// Refuses a single pair where those that wait or are being committed fill two flushes of each flusher.
+    pub(crate) fn admit(&self) -> Result<(), ServiceError> {
+        if self.singles.load(Ordering::Relaxed) < 2 * self.committer.flush_pairs * self.lanes.len() {
             return Ok(());
         }
         Err(self.overloaded(RETRY_AFTER))
@@ -125,6 +128,7 @@ impl Recorder {
             return Err(self.overloaded(wait.clamp(RETRY_AFTER, MAX_RETRY_AFTER)));
         }
         let (answer, answered) = oneshot::channel();
+        let _counted = Counted::of(&self.singles);
         let metrics = &self.committer.metrics;
         // Before the send, or the flusher might count the pair out before it was counted in.
         metrics.queue_pairs.inc();
@@ -280,6 +284,22 @@ impl Recorder {
             );
         }
         ServiceError::Overloaded { retry_after }
+    }
+}
+
+/// One of a number, until it is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn of(number: &'a AtomicUsize) -> Self {
+        number.fetch_add(1, Ordering::Relaxed);
+        Self(number)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

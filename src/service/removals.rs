@@ -27,12 +27,20 @@ pub(crate) struct Removals {
     ledger: SharedLedger,
     invalidator: Invalidator,
     metrics: Arc<Metrics>,
+    /// Removals of one commit.
+    chunk: usize,
     tasks: TaskTracker,
 }
 
 impl Removals {
-    pub(crate) fn new(ledger: SharedLedger, invalidator: Invalidator, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        ledger: SharedLedger,
+        invalidator: Invalidator,
+        metrics: Arc<Metrics>,
+        flush_pairs: usize,
+    ) -> Self {
         Self {
+            chunk: flush_pairs.min(ledger.settings().max_batch).max(1),
             ledger,
             invalidator,
             metrics,
@@ -40,12 +48,12 @@ impl Removals {
         }
     }
 
-    /// Takes users out of segments; chunks of [`crate::ledger::Settings::max_batch`] are committed on their own.
+    /// Takes users out of segments, in chunks as large as a flush of pairs, each committed on its own: what a statement may take is the same.
     pub(crate) async fn remove(&self, removals: Vec<Removal>) -> Result<Vec<RemovalOutcome>, ServiceError> {
         let this = self.clone();
         self.apart("remove", async move {
             let mut outcomes = Vec::with_capacity(removals.len());
-            for chunk in removals.chunks(this.ledger.settings().max_batch.max(1)) {
+            for chunk in removals.chunks(this.chunk) {
                 let removed = this.ledger.remove(chunk).await?;
                 this.invalidator.tell(&removed.changed);
                 outcomes.extend(removed.outcomes);

@@ -204,26 +204,41 @@ fn a_segment_moves_while_it_is_written_removed_from_erased_from_archived_and_cou
 fn a_move_that_broke_off_is_cleared_away_by_the_sweep_and_begins_anew() {
     crate::world::run(Kind::Lanes, async |world: World| {
         let place = world.place();
-        let settings = with_lanes(4);
+        let settings = Settings {
+            settle: Duration::from_secs(3),
+            ..with_lanes(4)
+        };
         let ledger = opened(&place, &settings).await;
         let shared: Arc<dyn Ledger> = ledger.clone();
         let pairs: Vec<_> = (0..500).map(|n| pair("s", &format!("u{n}"))).collect();
         shared.record(&pairs).await.unwrap();
         // Dropped in the middle, as by a crash of the process that moves it.
         let other = opened(&place, &settings).await;
+        let copied = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&copied);
         let broken = tokio::spawn(async move {
-            let wait = |_: &segment_counter::ledger::MoveProgress| std::thread::sleep(Duration::from_millis(300));
+            let wait = |state: &segment_counter::ledger::MoveProgress| {
+                if state.copied > 0 {
+                    seen.store(true, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+            };
             other.move_segment(&name("s"), 1, &wait).await
         });
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        while !copied.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         broken.abort();
         let _ = broken.await;
         let early = pair_at("s", "late", after(shared.now().await.unwrap(), -SECOND));
         shared.record(&[early]).await.unwrap();
         assert_eq!((count(&shared, "s").await, drift(&shared).await), (501, 0));
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(settings.settle + Duration::from_millis(500)).await;
+        // What was copied is not the segment's, and goes once nobody can be reading it.
+        assert!(place.rows().await > 501, "{}", place.rows().await);
         shared.sweep(30).await.unwrap();
-        assert_eq!(place.traces_of_moves().await, 0);
+        assert_eq!((place.traces_of_moves().await, place.rows().await), (0, 501));
+        assert_eq!((count(&shared, "s").await, drift(&shared).await), (501, 0));
         assert_eq!(ledger.move_segment(&name("s"), 1, &quiet).await, Ok(true));
         assert_eq!((count(&shared, "s").await, drift(&shared).await), (501, 0));
         assert_eq!(place.rows().await, 501);

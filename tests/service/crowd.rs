@@ -44,12 +44,20 @@ async fn single_pairs_beyond_two_flushes_are_refused_before_their_bodies_are_rea
             .send();
         async move { sent.await.unwrap().status().as_u16() }
     };
+    // Who sends a header and no more takes nobody's place.
+    let head = "POST /v1/pairs HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 30\r\n\r\n";
+    let mut half_sent = Vec::new();
+    for _ in 0..3 * FLUSH {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(head.as_bytes()).await.unwrap();
+        half_sent.push(socket);
+    }
+    sleep(Duration::from_millis(200)).await;
     let under_way: Vec<_> = (0..2 * FLUSH).map(|user| tokio::spawn(send(user))).collect();
     sleep(Duration::from_millis(500)).await;
 
     // Only a header: who waited for the body would not answer.
     let mut socket = TcpStream::connect(address).await.unwrap();
-    let head = "POST /v1/pairs HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 30\r\n\r\n";
     socket.write_all(head.as_bytes()).await.unwrap();
     let mut answer = vec![0; 4_096];
     let read = timeout(Duration::from_secs(5), socket.read(&mut answer))
@@ -75,6 +83,7 @@ async fn single_pairs_beyond_two_flushes_are_refused_before_their_bodies_are_rea
         assert_eq!(status.unwrap(), 200);
     }
     assert_eq!(send(99).await, 200);
+    drop(half_sent);
     assert_eq!(ledger.members("s"), 2 * FLUSH + 1);
     shutdown.request();
     server.await.unwrap();

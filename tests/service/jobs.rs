@@ -165,6 +165,7 @@ async fn a_refresh_recounts_every_segment_once_and_warms_the_cache() {
 async fn a_refresh_ends_with_its_budget_and_the_next_one_goes_on() {
     let ledger = ModelLedger::new();
     segments(&ledger, 200).await;
+    *ledger.typical_members.lock().unwrap() = Some(125_000);
     *ledger.recount_delay.lock().unwrap() = Duration::from_millis(150);
     let service = start(&ledger, memory(), ServiceConfig::default());
     let run = || {
@@ -180,7 +181,7 @@ async fn a_refresh_ends_with_its_budget_and_the_next_one_goes_on() {
     // A group that holds its snapshot for too long is followed by smaller ones.
     let sizes = std::mem::take(&mut *ledger.recounts.lock().unwrap());
     assert_eq!(sizes[..4], [8, 8, 4, 2]);
-    assert!(sizes[4..].iter().all(|size| *size == 1), "{sizes:?}");
+    assert!(sizes[4..].iter().all(|size| *size <= 4), "{sizes:?}");
     let second = run().await.unwrap().processed;
     // Two groups at once, each segment 150 ms.
     for done in [first, second] {
@@ -206,7 +207,32 @@ async fn a_refresh_of_small_segments_takes_many_at_once() {
         2_500
     );
     let sizes = ledger.recounts.lock().unwrap().clone();
-    assert_eq!((sizes[0], sizes.iter().max()), (8, Some(&256)));
+    assert_eq!(
+        (sizes[0], sizes.iter().max()),
+        (32, Some(&500)),
+        "nothing is known of them"
+    );
+    *ledger.typical_members.lock().unwrap() = Some(20);
+    ledger.recounts.lock().unwrap().clear();
+    service.refresh(RefreshOptions::default(), watch().0).await.unwrap();
+    assert_eq!(*ledger.recounts.lock().unwrap(), [500; 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_takes_longer_than_a_statement_may_is_recounted_in_smaller_ones() {
+    let ledger = ModelLedger::new();
+    segments(&ledger, 40).await;
+    *ledger.typical_members.lock().unwrap() = Some(10_000);
+    *ledger.recount_delay.lock().unwrap() = Duration::from_secs(20);
+    let service = start(&ledger, memory(), ServiceConfig::default());
+    let options = RefreshOptions {
+        budget: Duration::from_secs(3_600),
+        ..Default::default()
+    };
+    let report = service.refresh(options, watch().0).await.unwrap();
+    assert_eq!((report.processed, ledger.recounted().len()), (40, 40));
+    let sizes = ledger.recounts.lock().unwrap().clone();
+    assert_eq!(sizes[..3], [40, 10, 10]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -96,6 +96,7 @@ pub struct ModelLedger {
     pub archive_delay: Mutex<Duration>,
     pub drift: Mutex<BTreeMap<SegmentId, i64>>,
     pub recount_delay: Mutex<Duration>,
+    pub typical_members: Mutex<Option<u64>>,
     /// How many segments each call of `recount` held.
     pub recounts: Mutex<Vec<usize>>,
     pub job_running: AtomicBool,
@@ -128,6 +129,7 @@ impl ModelLedger {
             archive_delay: Mutex::default(),
             drift: Mutex::default(),
             recount_delay: Mutex::default(),
+            typical_members: Mutex::default(),
             recounts: Mutex::default(),
             job_running: AtomicBool::new(false),
             job_ends: Mutex::default(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -14,6 +15,9 @@ use segment_counter::ledger::{
 use tokio::time::sleep;
 
 use super::ModelLedger;
+
+/// What a statement over several segments may take.
+const STATEMENT: Duration = Duration::from_secs(30);
 
 #[async_trait]
 impl Ledger for ModelLedger {
@@ -215,6 +219,10 @@ impl Ledger for ModelLedger {
         })
     }
 
+    async fn identity(&self) -> Result<String, LedgerError> {
+        Ok("0".repeat(16))
+    }
+
     async fn least_recently_recounted(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError> {
         Self::check(self)?;
         let state = self.state.lock().unwrap();
@@ -225,13 +233,20 @@ impl Ledger for ModelLedger {
         Ok(ids)
     }
 
+    async fn typical_members(&self) -> Result<Option<u64>, LedgerError> {
+        Ok(*self.typical_members.lock().unwrap())
+    }
+
     async fn recount(&self, segments: &[SegmentId]) -> Result<Vec<Recount>, LedgerError> {
         let as_of = self.instant();
         self.recounts.lock().unwrap().push(segments.len());
         // A ledger that is slow is so for each.
-        let delay = *self.recount_delay.lock().unwrap();
-        sleep(delay * u32::try_from(segments.len()).unwrap()).await;
+        let delay = *self.recount_delay.lock().unwrap() * u32::try_from(segments.len()).unwrap();
+        sleep(delay.min(STATEMENT)).await;
         Self::check(self)?;
+        if delay > STATEMENT && segments.len() > 1 {
+            return Err(LedgerError::Timeout("it takes too long".to_owned()));
+        }
         let mut state = self.state.lock().unwrap();
         state.recounted.extend(segments);
         let drifts = self.drift.lock().unwrap();

@@ -13,10 +13,11 @@ mod rendezvous;
 mod scripts;
 mod slots;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use redis::Value;
 
@@ -31,6 +32,9 @@ use scripts::{Call, Scripts};
 /// Where the password of the nodes is read, at each new connection: a changed one is used from the next connection on. `None`: the one in
 /// the node's URL, if there is one.
 pub type PasswordSource = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
+/// Tells whose counts these are, in letters and digits, or why that is not known yet: asked at the first use, and kept.
+pub type OwnerSource = Arc<dyn Fn() -> BoxFuture<'static, Result<String, String>> + Send + Sync>;
 
 /// What the URLs name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,8 +55,10 @@ pub struct RedisConfig {
     pub urls: Vec<String>,
     /// The password, where it is not in the URLs.
     pub password: Option<PasswordSource>,
-    /// What keys begin with. Counters that share a node must differ in it: segments' numbers are a database's own.
+    /// What keys begin with.
     pub prefix: String,
+    /// What they go on with: segments' numbers are a database's own, so counters that share a node must differ in one of the two.
+    pub owner: Option<OwnerSource>,
     /// How long values stay: how long they may be served while the ledger is away.
     pub keep: Duration,
     /// How long making a connection may take.
@@ -68,6 +74,7 @@ impl Default for RedisConfig {
             urls: Vec::new(),
             password: None,
             prefix: "sc".to_owned(),
+            owner: None,
             keep: Duration::from_secs(900),
             connect_timeout: Duration::from_millis(500),
             response_timeout: Duration::from_millis(250),
@@ -117,6 +124,10 @@ pub struct RedisCache {
     place: Place,
     scripts: Scripts,
     prefix: String,
+    owner: Option<OwnerSource>,
+    /// Prefix and owner, once both are known.
+    named: OnceLock<String>,
+    patience: Duration,
     keep: Duration,
 }
 
@@ -140,6 +151,9 @@ impl RedisCache {
             place,
             scripts: Scripts::new(),
             prefix: config.prefix.clone(),
+            owner: config.owner.clone(),
+            named: OnceLock::new(),
+            patience: config.response_timeout,
             keep: config.keep,
         })
     }
@@ -166,9 +180,34 @@ impl RedisCache {
     }
 
     /// The key of a segment. The braces make one slot of all that a segment has, on a Redis Cluster too.
-    #[must_use]
-    pub fn key_of(&self, segment: SegmentId) -> String {
-        format!("{}:{{{}}}", self.prefix, segment.0)
+    ///
+    /// # Errors
+    /// [`CacheError::Unreachable`]: whose it is is not known yet.
+    pub async fn key_of(&self, segment: SegmentId) -> Result<String, CacheError> {
+        Ok(key(self.name().await?, segment))
+    }
+
+    async fn name(&self) -> Result<&str, CacheError> {
+        if let Some(name) = self.named.get() {
+            return Ok(name);
+        }
+        let name = match &self.owner {
+            None => self.prefix.clone(),
+            Some(owner) => match tokio::time::timeout(self.patience, owner()).await {
+                Ok(Ok(owner)) => format!("{}-{owner}", self.prefix),
+                Ok(Err(why)) => {
+                    return Err(CacheError::Unreachable(format!(
+                        "whose counts it holds is not known: {why}"
+                    )));
+                }
+                Err(_) => {
+                    return Err(CacheError::Timeout(
+                        "whose counts it holds was not told in time".to_owned(),
+                    ));
+                }
+            },
+        };
+        Ok(self.named.get_or_init(|| name))
     }
 
     async fn run(&self, segment: SegmentId, call: &Call) -> Result<Value, CacheError> {
@@ -177,6 +216,10 @@ impl RedisCache {
             Place::Cluster(cluster) => cluster.run(segment, call).await,
         }
     }
+}
+
+fn key(name: &str, segment: SegmentId) -> String {
+    format!("{name}:{{{}}}", segment.0)
 }
 
 fn check_prefix(prefix: &str) -> Result<(), RedisConfigError> {
@@ -198,23 +241,28 @@ impl Cache for RedisCache {
         let token = rand::random();
         let call = self
             .scripts
-            .read(&self.key_of(segment), token, bound, bound.min(MAX_CLAIM));
+            .read(&self.key_of(segment).await?, token, bound, bound.min(MAX_CLAIM));
         let found = self.run(segment, &call).await?;
         scripts::lookup(&found, segment, token)
     }
 
     async fn store(&self, claim: &Claim, members: i64, as_of: Timestamp) -> Result<bool, CacheError> {
-        let call = self
-            .scripts
-            .store(&self.key_of(claim.segment), claim.token, members, as_of, self.keep);
+        let call = self.scripts.store(
+            &self.key_of(claim.segment).await?,
+            claim.token,
+            members,
+            as_of,
+            self.keep,
+        );
         let stored = self.run(claim.segment, &call).await?;
         Ok(stored == Value::Int(1))
     }
 
     async fn invalidate(&self, segments: &[SegmentId]) -> Result<(), CacheError> {
+        let name = self.name().await?;
         let calls = segments
             .iter()
-            .map(|segment| (*segment, self.scripts.invalidate(&self.key_of(*segment))));
+            .map(|segment| (*segment, self.scripts.invalidate(&key(name, *segment))));
         let calls = calls.collect();
         match &self.place {
             Place::Nodes(nodes) => nodes.run_all(calls).await,

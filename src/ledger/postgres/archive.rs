@@ -316,9 +316,9 @@ impl PostgresLedger {
         let lanes = self.all_lanes().await?;
         for lane in lanes.iter() {
             counters += self.sweep_counters(lane).await?;
-            self.clear_deleted(lane).await?;
+            self.clear_deleted(lane, false).await?;
         }
-        self.clear_broken_moves().await?;
+        self.clear_after_moves(&lanes).await?;
         let spent = sqlx::query(lanes.forget_suppressions.clone()).bind(self.clock());
         over!(self, STEP, session => spent.execute(&mut *session))?;
         self.forget_runs(keep_days).await?;

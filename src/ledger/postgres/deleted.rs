@@ -2,6 +2,7 @@
 
 use super::PostgresLedger;
 use super::lanes::Lane;
+use super::session::{STEP, over};
 use crate::counting::SegmentId;
 use crate::ledger::LedgerError;
 
@@ -28,35 +29,33 @@ SELECT inhrelid::regclass::text, pg_relation_size(inhrelid) / current_setting('b
 
 impl PostgresLedger {
     /// Clears away what segments left that were deleted before now - settle: by then no writer is under way that took them for existing.
-    pub(super) async fn clear_deleted(&self, lane: &Lane) -> Result<(), LedgerError> {
-        let rows: Vec<(i64, bool)> = sqlx::query_as(lane.sql(
-            "SELECT id, moved FROM \"{base}\".segment_deleted
-              WHERE lane = {number} AND deleted_at <= coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' ORDER BY id",
+    /// `moved`: of those that live in another lane instead, which is to be done only while no move is under way.
+    pub(super) async fn clear_deleted(&self, lane: &Lane, moved: bool) -> Result<(), LedgerError> {
+        let looking = sqlx::query_scalar(lane.sql(
+            "SELECT id FROM \"{base}\".segment_deleted
+              WHERE lane = {number} AND moved = $3 AND deleted_at <= coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' ORDER BY id",
         ))
         .bind(self.clock())
         .bind(self.settle_micros())
-        .fetch_all(&self.pool)
-        .await?;
-        if rows.is_empty() {
+        .bind(moved);
+        let ids: Vec<i64> = over!(self, STEP, session => looking.fetch_all(&mut *session))?;
+        if ids.is_empty() {
             return Ok(());
         }
-        for (id, _) in &rows {
+        for id in &ids {
             self.clear_rows(lane, SegmentId(*id), |_| ()).await?;
         }
         // What moved to another lane keeps its history where it was made.
-        let deleted: Vec<i64> = rows.iter().filter(|(_, moved)| !moved).map(|(id, _)| *id).collect();
-        if !deleted.is_empty() {
-            sqlx::query(self.sql("DELETE FROM \"{base}\".segment_history WHERE segment_id = ANY($1)"))
-                .bind(&deleted)
-                .execute(&self.pool)
-                .await?;
-            self.clear_history(lane, "segment_id = ANY($3)", &deleted).await?;
+        if !moved {
+            let deleting = sqlx::query(self.sql("DELETE FROM \"{base}\".segment_history WHERE segment_id = ANY($1)"));
+            let deleting = deleting.bind(&ids);
+            over!(self, STEP, session => deleting.execute(&mut *session))?;
+            self.clear_history(lane, "segment_id = ANY($3)", &ids).await?;
         }
-        let cleared: Vec<i64> = rows.into_iter().map(|(id, _)| id).collect();
-        sqlx::query(lane.sql("DELETE FROM \"{base}\".segment_deleted WHERE id = ANY($1) AND lane = {number}"))
-            .bind(&cleared)
-            .execute(&self.pool)
-            .await?;
+        let deleting =
+            sqlx::query(lane.sql("DELETE FROM \"{base}\".segment_deleted WHERE id = ANY($1) AND lane = {number}"));
+        let deleting = deleting.bind(&ids);
+        over!(self, STEP, session => deleting.execute(&mut *session))?;
         Ok(())
     }
 
@@ -69,20 +68,19 @@ impl PostgresLedger {
     ) -> Result<(), LedgerError> {
         let mut after = Some(String::new());
         while let Some(user) = after {
-            let (cleared, last): (i64, Option<String>) = sqlx::query_as(lane.sql(MEMBERSHIPS))
+            let clearing = sqlx::query_as(lane.sql(MEMBERSHIPS))
                 .bind(segment.0)
                 .bind(&user)
-                .bind(CHUNK)
-                .fetch_one(&self.pool)
-                .await?;
+                .bind(CHUNK);
+            let (cleared, last): (i64, Option<String>) =
+                over!(self, STEP, session => clearing.fetch_one(&mut *session))?;
             after = last;
             each(cleared);
         }
         for table in ["segment_bucket", "segment_span"] {
-            sqlx::query(lane.sql(&format!("DELETE FROM \"{{lane}}\".{table} WHERE segment_id = $1")))
-                .bind(segment.0)
-                .execute(&self.pool)
-                .await?;
+            let clearing = sqlx::query(lane.sql(&format!("DELETE FROM \"{{lane}}\".{table} WHERE segment_id = $1")));
+            let clearing = clearing.bind(segment.0);
+            over!(self, STEP, session => clearing.execute(&mut *session))?;
         }
         Ok(())
     }
@@ -118,7 +116,7 @@ impl PostgresLedger {
     async fn partitions_of(&self, lane: &Lane) -> Result<Vec<(String, i64, i64)>, LedgerError> {
         let history = format!("{}.membership_history", lane.schema);
         let finding = sqlx::query_as(lane.partitions.clone()).bind(history);
-        Ok(finding.fetch_all(&self.pool).await?)
+        over!(self, STEP, session => finding.fetch_all(&mut *session))
     }
 
     async fn clear_partitions<'v, V>(
@@ -139,12 +137,11 @@ impl PostgresLedger {
             );
             let mut from = 0;
             while from <= *blocks {
-                let done = sqlx::query(sqlx::AssertSqlSafe(text.clone()))
+                let deleting = sqlx::query(sqlx::AssertSqlSafe(text.clone()))
                     .bind(from)
                     .bind(from + BLOCKS)
-                    .bind(value)
-                    .execute(&self.pool)
-                    .await?;
+                    .bind(value);
+                let done = over!(self, STEP, session => deleting.execute(&mut *session))?;
                 deleted += i64::try_from(done.rows_affected()).unwrap_or(i64::MAX);
                 from += BLOCKS;
             }

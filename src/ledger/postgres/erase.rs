@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use sqlx::Connection;
 use tokio::time::Instant;
 
@@ -77,6 +77,10 @@ const PATIENCE: Duration = Duration::from_secs(45);
 impl PostgresLedger {
     pub(super) async fn erase_user(&self, user: &UserId) -> Result<Erasure, LedgerError> {
         let lanes = self.all_lanes().await?;
+        // Before anything of it is done: who is not let in leaves the user as he was.
+        let Ok(Ok(_alone)) = tokio::time::timeout(ANSWER, self.erasures.acquire()).await else {
+            return Err(LedgerError::Timeout("other erasures are under way".to_owned()));
+        };
         let keep = self.settings.rules.memory_micros() + self.settle_micros();
         let looking_back = sqlx::query_scalar(self.sql(BEFORE)).bind(user.as_str());
         let suppressing = sqlx::query_scalar(self.sql(SUPPRESS))
@@ -92,17 +96,11 @@ impl PostgresLedger {
             Ok::<_, LedgerError>((before, receipt))
         })?;
         // A segment must not change its lane between one lane's part of this and another's.
-        let mut still = self.pool.begin().await?;
-        // However long the history is.
-        sqlx::query("SET LOCAL idle_in_transaction_session_timeout = 0")
-            .execute(&mut *still)
-            .await?;
-        sqlx::query("SELECT pg_advisory_xact_lock_shared($1)")
-            .bind(LANE_CHANGE_LOCK)
-            .execute(&mut *still)
-            .await?;
-        let erased = try_join_all(lanes.iter().map(|lane| self.erase_in(lane, user))).await?;
-        still.commit().await?;
+        let still = self.shared_guard(LANE_CHANGE_LOCK, PATIENCE).await?;
+        // Not more at once than the pool has sessions for, or they would wait for each other's.
+        let parts: Vec<_> = lanes.iter().map(|lane| self.erase_in(lane, user)).collect();
+        let erased: Vec<_> = stream::iter(parts).buffered(self.lanes_at_once).try_collect().await?;
+        still.end().await;
         let memberships: i64 = erased.iter().map(|(memberships, _, _)| memberships).sum();
         let history: i64 = erased.iter().map(|(_, history, _)| history).sum();
         let finishing = sqlx::query_as(lanes.finish_erasure.clone())
@@ -150,10 +148,9 @@ impl PostgresLedger {
     /// Waits for whoever may read by a snapshot from before this call. Those who come later see what is committed; nobody is held up.
     async fn older_writers_ended(&self, lane: &Lane) -> Result<(), LedgerError> {
         let table = format!("{}.membership", lane.schema);
-        let look = || {
-            sqlx::query_scalar::<_, String>(lane.writers.clone())
-                .bind(&table)
-                .fetch_all(&self.pool)
+        let look = async || -> Result<Vec<String>, LedgerError> {
+            let looking = sqlx::query_scalar(lane.writers.clone()).bind(&table);
+            over!(self, ANSWER, session => looking.fetch_all(&mut *session))
         };
         let mut older = look().await?;
         let until = Instant::now() + PATIENCE;

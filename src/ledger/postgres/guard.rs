@@ -9,6 +9,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 
 use super::PostgresLedger;
+use super::session::within;
 use crate::ledger::LedgerError;
 
 /// How long a connection for it may take.
@@ -39,6 +40,17 @@ impl PostgresLedger {
         Ok(Guard(session))
     }
 
+    /// The same, shared with others who ask for it so, within `limit`.
+    pub(super) async fn shared_guard(&self, lock: i64, limit: Duration) -> Result<Guard, LedgerError> {
+        let mut session = self.begin_guard().await?;
+        let locking = sqlx::query("SELECT pg_advisory_xact_lock_shared($1)").bind(lock);
+        match within(limit, locking.execute(&mut session)).await {
+            Ok(locked) => locked?,
+            Err(_) => return Err(LedgerError::Timeout("a lock did not come free".to_owned())),
+        };
+        Ok(Guard(session))
+    }
+
     /// The same without waiting; `None`: another one holds it.
     pub(super) async fn try_guard(&self, lock: i64) -> Result<Option<Guard>, LedgerError> {
         let mut session = self.begin_guard().await?;
@@ -57,7 +69,10 @@ impl PostgresLedger {
     /// A connection beside the pool's: a pool of one must do for the work.
     async fn begin_guard(&self) -> Result<PgConnection, LedgerError> {
         let mut session = self.connect_once(CONNECT).await?;
-        sqlx::raw_sql(BEGIN).execute(&mut session).await?;
+        match within(CONNECT, sqlx::raw_sql(BEGIN).execute(&mut session)).await {
+            Ok(begun) => begun?,
+            Err(_) => return Err(LedgerError::Timeout("a new session did not answer".to_owned())),
+        };
         Ok(session)
     }
 }

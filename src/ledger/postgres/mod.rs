@@ -32,6 +32,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use quick_cache::sync::Cache as IdCache;
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::{
@@ -50,6 +51,9 @@ pub use moving::MoveProgress;
 /// How many names of segments a process remembers the numbers of.
 const ID_CACHE_ENTRIES: usize = 100_000;
 
+/// How many users are erased at once; each may take as long as the history is.
+const ERASURES_AT_ONCE: usize = 2;
+
 /// The truth in a PostgreSQL database.
 #[derive(Debug)]
 pub struct PostgresLedger {
@@ -64,6 +68,10 @@ pub struct PostgresLedger {
     /// Where segments live. One that was deleted or moved is found out by the statement that its number is sent with.
     ids: IdCache<SegmentName, Home>,
     homes: IdCache<SegmentId, i32>,
+    /// Erasures at once: each has a connection beside the pool's.
+    erasures: Semaphore,
+    /// Lanes that one call works on at once, where each may take long.
+    lanes_at_once: usize,
     /// When the partitions of the histories were last looked at.
     partitions_seen: Mutex<Option<Instant>>,
     /// Whether Citus distributes the lanes.
@@ -91,6 +99,8 @@ impl PostgresLedger {
             resolve,
             ids: IdCache::new(ID_CACHE_ENTRIES),
             homes: IdCache::new(ID_CACHE_ENTRIES),
+            erasures: Semaphore::new(ERASURES_AT_ONCE),
+            lanes_at_once: usize::try_from(options.max_connections() / 2).map_or(1, |half| half.max(1)),
             partitions_seen: Mutex::default(),
             distributed,
             probe: connect::Probe::default(),
@@ -232,6 +242,20 @@ impl Ledger for PostgresLedger {
 
     async fn least_recently_recounted(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError> {
         self.explain(self.longest_unchecked(limit).await).await
+    }
+
+    async fn identity(&self) -> Result<String, LedgerError> {
+        // Of the key of suppressions nothing is told by it.
+        let telling = sqlx::query_scalar(self.sql(
+            "SELECT encode(substr(sha256(convert_to('identity', 'UTF8') || key), 1, 8), 'hex') FROM \"{base}\".suppression_key",
+        ));
+        let told: Result<String, LedgerError> =
+            over!(self, session::ANSWER, session => telling.fetch_one(&mut *session));
+        self.explain(told).await
+    }
+
+    async fn typical_members(&self) -> Result<Option<u64>, LedgerError> {
+        self.explain(self.estimate_members().await).await
     }
 
     async fn recount(&self, segments: &[SegmentId]) -> Result<Vec<Recount>, LedgerError> {

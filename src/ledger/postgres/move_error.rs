@@ -30,7 +30,7 @@ pub enum MoveError {
         schema: String,
     },
     /// Another move is under way.
-    #[error("another segment is being moved: one at a time")]
+    #[error("another segment is being moved, or an archive clears away what a move left: one at a time")]
     Busy,
     /// The database.
     #[error(transparent)]

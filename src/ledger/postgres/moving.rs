@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgExecutor};
 
 use super::lanes::{Home, LANE_CHANGE_LOCK, Lane, Lanes};
 use super::move_error::MoveError;
@@ -136,6 +136,8 @@ impl PostgresLedger {
         let mut state = MoveProgress::default();
         self.take_traces_away().await?;
         moving.clear(target, &mut state, progress).await?;
+        // Until the segment lives there, the copy is something left behind.
+        moving.note_left(target, &self.pool).await?;
         moving.note_changes().await?;
         let moved = moving.run(&mut state, progress).await;
         // Whatever came of it: without the triggers nothing is noted any more.
@@ -152,12 +154,19 @@ impl PostgresLedger {
         Ok(true)
     }
 
-    /// Takes away what a move left that broke off; nothing where one is under way.
-    pub(super) async fn clear_broken_moves(&self) -> Result<(), LedgerError> {
+    /// Takes away what moves left, done or broken off; nothing where one is under way.
+    pub(super) async fn clear_after_moves(&self, lanes: &Lanes) -> Result<(), LedgerError> {
         let Some(guard) = self.try_guard(MOVE_LOCK).await? else {
             return Ok(());
         };
-        let done = self.take_traces_away().await;
+        let done = async {
+            self.take_traces_away().await?;
+            for lane in lanes.iter() {
+                self.clear_deleted(lane, true).await?;
+            }
+            Ok(())
+        };
+        let done = done.await;
         guard.end().await;
         done
     }
@@ -236,14 +245,27 @@ impl Move<'_> {
             progress(state);
         };
         self.ledger.clear_rows(lane, self.segment, each).await?;
-        self.forget_left(lane).await
+        Ok(self.forget_left(lane, &self.ledger.pool).await?)
     }
 
-    async fn forget_left(&self, lane: &Lane) -> Result<(), LedgerError> {
+    async fn forget_left(&self, lane: &Lane, session: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
         sqlx::query(lane.sql("DELETE FROM \"{base}\".segment_deleted WHERE id = $1 AND lane = {number}"))
             .bind(self.segment.0)
-            .execute(&self.ledger.pool)
+            .execute(session)
             .await?;
+        Ok(())
+    }
+
+    /// Notes that what a lane holds of the segment is to be cleared away.
+    async fn note_left(&self, lane: &Lane, session: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
+        sqlx::query(lane.sql(
+            "INSERT INTO \"{base}\".segment_deleted (id, lane, moved, deleted_at)
+             VALUES ($1, {number}, true, coalesce($2, clock_timestamp())) ON CONFLICT DO NOTHING",
+        ))
+        .bind(self.segment.0)
+        .bind(self.ledger.clock())
+        .execute(session)
+        .await?;
         Ok(())
     }
 
@@ -366,14 +388,8 @@ impl Move<'_> {
             .bind(self.target.number)
             .execute(&mut *session)
             .await?;
-        sqlx::query(self.sql(
-            "INSERT INTO \"{base}\".segment_deleted (id, lane, moved, deleted_at)
-             VALUES ($1, {number}, true, coalesce($2, clock_timestamp())) ON CONFLICT DO NOTHING",
-        ))
-        .bind(self.segment.0)
-        .bind(self.ledger.clock())
-        .execute(&mut *session)
-        .await?;
+        self.forget_left(self.target, &mut *session).await?;
+        self.note_left(self.source, &mut *session).await?;
         transaction.commit().await
     }
 }

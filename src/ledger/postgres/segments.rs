@@ -18,18 +18,20 @@ const CREATION_LOCK: i64 = 0x5e67_c003;
 
 /// Creates the segments that pairs name, in byte order, as many as the limit leaves room for, and none that only pairs from the future name.
 ///
-/// They are dealt out to the lanes in turn, beginning with the one that has the fewest.
+/// They are dealt out to the lanes in turn, beginning with the one that has the fewest. Where there is one lane, nothing is counted for it.
 ///
 /// `$1` clock, `$2` names, `$3` the earliest observation of each (µs, null: now), `$4` the limit.
 const CREATE: &str = r#"
 WITH lanes AS MATERIALIZED (
   SELECT number, row_number() OVER (ORDER BY segments, number) - 1 AS turn, count(*) OVER () AS lanes
-    FROM (SELECT l.number, (SELECT count(*) FROM "{base}".segment s WHERE s.lane = l.number) AS segments FROM "{base}".lane l) l
+    FROM (SELECT l.number, CASE WHEN EXISTS (SELECT FROM "{base}".lane WHERE number > 0) THEN (SELECT count(*) FROM "{base}".segment s WHERE s.lane = l.number) END AS segments
+            FROM "{base}".lane l) l
 ), new AS MATERIALIZED (
   SELECT n.name, i.now, row_number() OVER (ORDER BY n.name COLLATE "C") - 1 AS ordinal
     FROM unnest($2::text[], $3::bigint[]) AS n(name, observed),
          (SELECT coalesce($1, clock_timestamp()) AS now) i
-   WHERE n.observed IS NULL OR n.observed <= (extract(epoch FROM i.now) * 1000000)::bigint + 300000000
+   WHERE (n.observed IS NULL OR n.observed <= (extract(epoch FROM i.now) * 1000000)::bigint + 300000000)
+     AND NOT EXISTS (SELECT FROM "{base}".segment s WHERE s.name = n.name)
 )
 INSERT INTO "{base}".segment (name, lane, from_pair, created_at)
 SELECT n.name, l.number, true, n.now
@@ -42,8 +44,9 @@ ON CONFLICT (name) DO NOTHING
 /// `$1` clock, `$2` name, `$3` window (s or null), `$4` description. xmax is 0 exactly in a row that this statement inserted.
 pub(super) const PUT: &str = r#"
 INSERT INTO "{base}".segment AS s (name, lane, window_seconds, description, from_pair, created_at)
-VALUES ($2, (SELECT l.number FROM "{base}".lane l
-              ORDER BY (SELECT count(*) FROM "{base}".segment o WHERE o.lane = l.number), l.number LIMIT 1),
+VALUES ($2, CASE WHEN EXISTS (SELECT FROM "{base}".segment o WHERE o.name = $2) THEN 0
+                 ELSE (SELECT l.number FROM "{base}".lane l
+                        ORDER BY CASE WHEN EXISTS (SELECT FROM "{base}".lane WHERE number > 0) THEN (SELECT count(*) FROM "{base}".segment o WHERE o.lane = l.number) END, l.number LIMIT 1) END,
         $3, $4, false, coalesce($1, clock_timestamp()))
 ON CONFLICT (name) DO UPDATE SET window_seconds = EXCLUDED.window_seconds, description = EXCLUDED.description
 RETURNING xmax = 0

@@ -100,11 +100,19 @@ impl SqliteLedger {
             }
         }
         for (table, key) in [("membership_history", "archived_at"), ("segment_history", "at")] {
-            sqlx::query(text(format!("DELETE FROM {table} WHERE {key} <= {NOW} - ?2")))
+            loop {
+                let dropped = sqlx::query(text(format!(
+                    "DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE {key} <= {NOW} - ?2 LIMIT ?3)"
+                )))
                 .bind(self.clock())
                 .bind(i64::from(keep_days) * DAY)
+                .bind(SWEEP_CHUNK)
                 .execute(&self.writer)
                 .await?;
+                if dropped.rows_affected() == 0 {
+                    break;
+                }
+            }
         }
         self.clear_deleted().await?;
         sqlx::query(text(format!("DELETE FROM suppression WHERE suppressed_until <= {NOW}")))

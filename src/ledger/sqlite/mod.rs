@@ -5,6 +5,7 @@
 
 mod count;
 mod counters;
+mod deleted;
 mod jobs;
 mod maintenance;
 mod record;
@@ -227,6 +228,10 @@ impl Ledger for SqliteLedger {
 
     async fn least_recently_recounted(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError> {
         self.longest_unchecked(limit).await
+    }
+
+    async fn identity(&self) -> Result<String, LedgerError> {
+        self.tell_identity().await
     }
 
     async fn recount(&self, segments: &[SegmentId]) -> Result<Vec<Recount>, LedgerError> {

@@ -1,0 +1,73 @@
+//! Jobs and erasures: what only PostgreSQL can hold up or mislead.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use segment_counter::counting::UserId;
+use segment_counter::ledger::{Location, Settings, open};
+use sqlx::{Connection, PgConnection};
+
+use super::support::postgres::{execute, server};
+use super::{ledger, pair};
+
+#[tokio::test]
+async fn old_history_is_dropped_whatever_the_planner_knows_of_the_catalogues() {
+    let server = server();
+    let url = server.database().await;
+    let ledger = ledger(&url, None);
+    ledger.migrate().await.unwrap();
+    // Indexes are partitioned too, and their names end in no month: with these figures the planner looks at names first.
+    execute(&url, "VACUUM ANALYZE").await;
+    assert_eq!(ledger.sweep(30).await.unwrap().partitions, 0);
+    execute(
+        &url,
+        "CREATE TABLE segment_counter.segment_history_2020_01 PARTITION OF segment_counter.segment_history
+           FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-02-01 00:00+00')",
+    )
+    .await;
+    assert_eq!(ledger.sweep(30).await.unwrap().partitions, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recount_that_takes_longer_than_a_statement_may_is_done_all_the_same() {
+    let url = server().database().await;
+    let settings = Settings {
+        settle: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    let ledger = open(&Location::parse(&url, None, "segment_counter", 4).unwrap(), settings).unwrap();
+    ledger.migrate().await.unwrap();
+    ledger.record(&[pair("a"), pair("b")]).await.unwrap();
+    let all = ledger.least_recently_recounted(10).await.unwrap();
+    // What holds it up for longer than the half second of its statements.
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE segment_counter_lane_0.membership IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    let recounting = tokio::spawn(async move { ledger.recount(&all).await });
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    let found = recounting.await.unwrap().unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(1_500));
+    assert_eq!((found.len(), found[0].members, found[0].drift), (1, 2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn erasures_at_once_wait_for_nobodys_session() {
+    let url = server().database().await;
+    for connections in [1, 4] {
+        let location = Location::parse(&url, None, "segment_counter", connections).unwrap();
+        let ledger = open(&location, Settings::default()).unwrap();
+        ledger.migrate().await.unwrap();
+        let users: Vec<String> = (0..20).map(|user| format!("{connections}-{user}")).collect();
+        let pairs: Vec<_> = users.iter().map(|user| pair(user)).collect();
+        ledger.record(&pairs).await.unwrap();
+        let names: Vec<UserId> = users.iter().map(|user| UserId::new(user).unwrap()).collect();
+        let erased = join_all(names.iter().map(|user| ledger.erase(user))).await;
+        for erasure in erased {
+            assert_eq!(erasure.unwrap().memberships, 1);
+        }
+    }
+}
