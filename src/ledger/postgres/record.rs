@@ -12,8 +12,8 @@ use super::{PostgresLedger, timestamp};
 use crate::counting::{Outcome, Pair, Refusal, SegmentId, Window};
 use crate::ledger::{LedgerError, Recorded, Recording};
 
-/// How often pairs are sent that met another writer, or a segment that was deleted under them.
-const TRIES: u32 = 4;
+/// How often pairs are sent that met another writer, or a segment that was deleted under them. Each time somebody else came further.
+const TRIES: u32 = 10;
 
 /// What the ledger says of a pair before it is weighed against others.
 mod verdict {

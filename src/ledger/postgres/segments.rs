@@ -15,12 +15,15 @@ pub(super) const RESOLVE: &str = r#"SELECT name, id, lane FROM "{base}".segment 
 
 /// Serialises the creation of segments by pairs, so that their limit is exact; creation is rare.
 const CREATION_LOCK: i64 = 0x5e67_c003;
+/// How often a segment is put that is deleted meanwhile.
+const TRIES: u32 = 4;
 
 /// Creates the segments that pairs name, in byte order, as many as the limit leaves room for, and none that only pairs from the future name.
 ///
 /// They are dealt out to the lanes in turn, beginning with the one that has the fewest. Where there is one lane, nothing is counted for it.
 ///
-/// `$1` clock, `$2` names, `$3` the earliest observation of each (µs, null: now), `$4` the limit.
+/// `$1` clock, `$2` names that were absent a moment ago, `$3` the earliest observation of each (µs, null: now), `$4` the limit. Answers every one
+/// that there is now: the others are refused, whatever is made or deleted meanwhile.
 const CREATE: &str = r#"
 WITH lanes AS MATERIALIZED (
   SELECT number, row_number() OVER (ORDER BY segments, number) - 1 AS turn, count(*) OVER () AS lanes
@@ -30,15 +33,15 @@ WITH lanes AS MATERIALIZED (
   SELECT n.name, i.now, row_number() OVER (ORDER BY n.name COLLATE "C") - 1 AS ordinal
     FROM unnest($2::text[], $3::bigint[]) AS n(name, observed),
          (SELECT coalesce($1, clock_timestamp()) AS now) i
-   WHERE (n.observed IS NULL OR n.observed <= (extract(epoch FROM i.now) * 1000000)::bigint + 300000000)
-     AND NOT EXISTS (SELECT FROM "{base}".segment s WHERE s.name = n.name)
+   WHERE n.observed IS NULL OR n.observed <= (extract(epoch FROM i.now) * 1000000)::bigint + 300000000
 )
 INSERT INTO "{base}".segment (name, lane, from_pair, created_at)
 SELECT n.name, l.number, true, n.now
   FROM new n JOIN lanes l ON l.turn = mod(n.ordinal, l.lanes)
  ORDER BY n.ordinal
  LIMIT greatest($4 - (SELECT count(*) FROM "{base}".segment WHERE from_pair), 0)
-ON CONFLICT (name) DO NOTHING
+ON CONFLICT (name) DO UPDATE SET name = EXCLUDED.name
+RETURNING name, id, lane
 "#;
 
 /// `$1` clock, `$2` name, `$3` window (s or null), `$4` description. xmax is 0 exactly in a row that this statement inserted.
@@ -51,6 +54,9 @@ VALUES ($2, CASE WHEN EXISTS (SELECT FROM "{base}".segment o WHERE o.name = $2) 
 ON CONFLICT (name) DO UPDATE SET window_seconds = EXCLUDED.window_seconds, description = EXCLUDED.description
 RETURNING xmax = 0
 "#;
+
+/// A segment's name and number, and its lane.
+type Located = (String, i64, i32);
 
 #[derive(FromRow)]
 struct Row {
@@ -98,9 +104,7 @@ impl PostgresLedger {
         let mut homes = self.look_up(&names).await?;
         absent.retain(|name, _| !homes.contains_key(name.as_str()));
         if !absent.is_empty() {
-            self.create(&absent).await?;
-            let names: Vec<&SegmentName> = absent.keys().copied().collect();
-            homes.extend(self.look_up(&names).await?);
+            homes.extend(self.create(absent).await?);
         }
         for (pair, id) in pairs.iter().zip(&mut found).filter(|(_, id)| id.is_none()) {
             *id = homes.get(pair.segment.as_str()).copied();
@@ -108,33 +112,46 @@ impl PostgresLedger {
         Ok(found)
     }
 
-    async fn create(&self, absent: &BTreeMap<&SegmentName, Option<i64>>) -> Result<(), LedgerError> {
+    async fn create(
+        &self,
+        mut absent: BTreeMap<&SegmentName, Option<i64>>,
+    ) -> Result<HashMap<String, Home>, LedgerError> {
         // Where Citus distributes them, sessions are set otherwise from here on.
         self.all_lanes().await?;
-        let names: Vec<&str> = absent.keys().map(|name| name.as_str()).collect();
-        let observed: Vec<Option<i64>> = absent.values().copied().collect();
+        let asked: Vec<&SegmentName> = absent.keys().copied().collect();
+        let names: Vec<&str> = asked.iter().map(|name| name.as_str()).collect();
+        let mut rows: Vec<Located> = Vec::new();
         over!(self, ANSWER, session => async {
-        let mut transaction = session.begin().await?;
-        // A statement of its own: the next one's snapshot must see what the holder before us created.
-        sqlx::query("SELECT pg_advisory_xact_lock($1)")
-            .bind(CREATION_LOCK)
-            .execute(&mut *transaction)
-            .await?;
-        sqlx::query(self.sql(CREATE))
-            .bind(self.clock())
-            .bind(&names)
-            .bind(&observed)
-            .bind(self.settings.max_segments_from_pairs)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await
-        })
+            let mut transaction = session.begin().await?;
+            // A statement of its own: the next one's snapshot must see what the holder before us created.
+            sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                .bind(CREATION_LOCK)
+                .execute(&mut *transaction)
+                .await?;
+            rows = sqlx::query_as(self.resolve.clone()).bind(&names).fetch_all(&mut *transaction).await?;
+            absent.retain(|name, _| rows.iter().all(|(known, ..)| known != name.as_str()));
+            let (names, observed): (Vec<&str>, Vec<Option<i64>>) =
+                absent.iter().map(|(name, observed)| (name.as_str(), *observed)).unzip();
+            let creating = sqlx::query_as(self.sql(CREATE))
+                .bind(self.clock())
+                .bind(names)
+                .bind(observed)
+                .bind(self.settings.max_segments_from_pairs);
+            rows.extend(creating.fetch_all(&mut *transaction).await?);
+            transaction.commit().await
+        })?;
+        Ok(self.learn(&asked, rows))
     }
 
     pub(super) async fn look_up(&self, names: &[&SegmentName]) -> Result<HashMap<String, Home>, LedgerError> {
         let texts: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
         let resolving = sqlx::query_as(self.resolve.clone()).bind(&texts);
-        let rows: Vec<(String, i64, i32)> = over!(self, ANSWER, session => resolving.fetch_all(&mut *session))?;
+        let rows: Vec<Located> = over!(self, ANSWER, session => resolving.fetch_all(&mut *session))?;
+        Ok(self.learn(names, rows))
+    }
+
+    /// Remembers where segments live, and which of those asked for are none.
+    fn learn(&self, names: &[&SegmentName], rows: Vec<Located>) -> HashMap<String, Home> {
         let home = |(name, id, lane)| {
             let id = SegmentId(id);
             (name, Home { id, lane })
@@ -151,7 +168,7 @@ impl PostgresLedger {
                 }
             }
         }
-        Ok(found)
+        found
     }
 
     /// Asks every time: who counts remembers numbers too, and comes here to learn whether they still stand.
@@ -165,25 +182,33 @@ impl PostgresLedger {
     }
 
     pub(super) async fn upsert_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError> {
+        for _ in 0..TRIES {
+            let created = self.put_once(segment).await?;
+            // Who deletes it in between came after the first put, and before the second.
+            if let Some(segment) = self.one_segment(&segment.name).await? {
+                return Ok(PutSegment { created, segment });
+            }
+        }
+        Err(LedgerError::Timeout(
+            "the segment was deleted each time that it was put".to_owned(),
+        ))
+    }
+
+    /// Whether there was none.
+    async fn put_once(&self, segment: &NewSegment) -> Result<bool, LedgerError> {
         let putting = sqlx::query_scalar(self.all_lanes().await?.put_segment.clone())
             .bind(self.clock())
             .bind(segment.name.as_str())
             .bind(segment.window.map(Window::seconds))
             .bind(segment.description.as_deref());
-        let created: bool = over!(self, ANSWER, session => async {
+        over!(self, ANSWER, session => async {
             let mut transaction = session.begin().await?;
-            let created = putting.fetch_one(&mut *transaction).await?;
+            let created: bool = putting.fetch_one(&mut *transaction).await?;
             // A pair that was known to change nothing may change something by another window.
             self.raise_epoch(&mut transaction).await?;
             transaction.commit().await?;
             Ok::<_, LedgerError>(created)
-        })?;
-        match self.one_segment(&segment.name).await? {
-            Some(segment) => Ok(PutSegment { created, segment }),
-            None => Err(LedgerError::Internal(
-                "a segment vanished right after it was put".to_owned(),
-            )),
-        }
+        })
     }
 
     /// The name is free from the commit on; the rows are cleared away later, by [`PostgresLedger::clear_deleted`].

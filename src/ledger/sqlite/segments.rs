@@ -58,6 +58,9 @@ pub(super) async fn look_up<'a>(
         .collect())
 }
 
+/// How often a segment is put that is deleted meanwhile.
+const TRIES: u32 = 4;
+
 impl SqliteLedger {
     /// The segment of each name, created where a valid pair names it first and the limit leaves room.
     pub(super) async fn segments_of<'a>(
@@ -101,6 +104,20 @@ impl SqliteLedger {
     }
 
     pub(super) async fn upsert_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError> {
+        for _ in 0..TRIES {
+            let created = self.put_once(segment).await?;
+            // Who deletes it in between came after the first put, and before the second.
+            if let Some(segment) = self.one_segment(&segment.name).await? {
+                return Ok(PutSegment { created, segment });
+            }
+        }
+        Err(LedgerError::Timeout(
+            "the segment was deleted each time that it was put".to_owned(),
+        ))
+    }
+
+    /// Whether there was none.
+    async fn put_once(&self, segment: &NewSegment) -> Result<bool, LedgerError> {
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let stands: bool = sqlx::query_scalar("SELECT count(*) > 0 FROM segment WHERE name = ?1")
             .bind(segment.name.as_str())
@@ -119,15 +136,7 @@ impl SqliteLedger {
         // A pair that was known to change nothing may change something by another window.
         super::remove::raise_epoch(&mut transaction).await?;
         transaction.commit().await?;
-        match self.one_segment(&segment.name).await? {
-            Some(segment) => Ok(PutSegment {
-                created: !stands,
-                segment,
-            }),
-            None => Err(LedgerError::Internal(
-                "a segment vanished right after it was put".to_owned(),
-            )),
-        }
+        Ok(!stands)
     }
 
     pub(super) async fn one_segment(&self, name: &SegmentName) -> Result<Option<SegmentInfo>, LedgerError> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use segment_counter::counting::{Outcome, Pair, Refusal, Window, expires_at, is_too_far_ahead};
 use segment_counter::ledger::{Recording, RemovalOutcome};
 
+use super::existence::{Existence, seconds};
 use super::linear::{Act, Call, KeptOut, State, endings};
 use super::phase::{Done, Log};
 use super::site::{Key, Stand};
@@ -73,21 +74,18 @@ pub fn judge(
             }
             Done::Erased(user) => drop(erased.insert(user.clone())),
             Done::Moved(moved) => seen.moves += usize::from(*moved),
+            Done::Deleted(segment, deleted) => {
+                *seen.outcomes.entry(format!("deletion {deleted}")).or_default() += 1;
+                judge.existence(segment).fits(log, *deleted)?;
+            }
             Done::Put(..) | Done::Archived | Done::Swept | Done::Recounted => {}
         }
     }
     let found = judge.endings(stand, horizon, seen)?;
-    for log in logs {
-        match &log.done {
-            Done::Recorded(pairs, _) => {
-                for pair in pairs.iter().filter(|pair| !ahead(pair, horizon.now)) {
-                    model.segments.entry(pair.segment.as_str().to_owned()).or_default();
-                }
-            }
-            Done::Put(segment, window) => drop(model.segments.insert(segment.clone(), window.map(seconds))),
-            Done::Swept => model.sweep(horizon.now),
-            _ => {}
-        }
+    let segments = judge.segments(stand)?;
+    model.segments = segments;
+    if logs.iter().any(|log| matches!(log.done, Done::Swept)) {
+        model.sweep(horizon.now);
     }
     for user in erased {
         model.erase(&user, horizon.now);
@@ -96,15 +94,37 @@ pub fn judge(
     Ok(())
 }
 
-fn seconds(seconds: i64) -> Window {
-    Window::from_seconds(seconds).unwrap()
-}
-
-fn ahead(pair: &Pair, now: i64) -> bool {
+pub fn ahead(pair: &Pair, now: i64) -> bool {
     pair.observed_micros().is_some_and(|at| is_too_far_ahead(at, now))
 }
 
 impl Judge<'_> {
+    fn existence<'b>(&self, segment: &'b str) -> Existence<'b> {
+        Existence::of(segment, self.model, self.logs, self.now)
+    }
+
+    /// The segments as they stand, where they may.
+    fn segments(&self, stand: &Stand) -> Result<BTreeMap<String, Option<Window>>, String> {
+        let named = self.logs.iter().flat_map(|log| match &log.done {
+            Done::Recorded(pairs, _) => pairs.iter().map(|pair| pair.segment.as_str().to_owned()).collect(),
+            Done::Put(segment, _) | Done::Deleted(segment, _) => vec![segment.clone()],
+            _ => Vec::new(),
+        });
+        let stand: BTreeMap<String, Option<Window>> = stand
+            .segments
+            .iter()
+            .map(|(segment, window)| (segment.clone(), window.map(seconds)))
+            .collect();
+        let all: BTreeSet<String> = named
+            .chain(self.model.segments.keys().cloned())
+            .chain(stand.keys().cloned())
+            .collect();
+        for segment in all {
+            self.existence(&segment).ends(stand.get(&segment).copied())?;
+        }
+        Ok(stand)
+    }
+
     fn note(&mut self, key: Key, log: &Log, act: Act) {
         let (begin, end) = (log.begin, log.end);
         self.calls.entry(key).or_default().push(Call { begin, end, act });
@@ -112,20 +132,10 @@ impl Judge<'_> {
 
     /// The ends that a pair may have had: by every window of its segment that may have held during the call.
     fn ends(&self, pair: &Pair, log: &Log) -> Vec<i64> {
-        let segment = pair.segment.as_str();
-        let mut windows = vec![(0, 0, self.model.segments.get(segment).copied().flatten())];
-        for put in self.logs {
-            if let Done::Put(of, window) = &put.done
-                && of == segment
-            {
-                windows.push((put.begin, put.end, window.map(seconds)));
-            }
-        }
-        let replaced_at = windows.iter().skip(1).map(|(_, end, _)| *end).chain([u64::MAX]);
-        let held = windows.iter().zip(replaced_at);
-        held.filter(|((begin, ..), replaced)| *begin <= log.end && *replaced > log.begin)
-            .map(|((.., own), _)| {
-                let window = pair.ttl.or(*own).unwrap_or(self.model.rules.window());
+        self.existence(pair.segment.as_str())
+            .windows((log.begin, log.end))
+            .map(|own| {
+                let window = pair.ttl.or(own).unwrap_or(self.model.rules.window());
                 let window = window.min(self.model.rules.max_ttl());
                 expires_at(
                     pair.observed_micros().unwrap_or(self.now),
@@ -242,19 +252,8 @@ impl Judge<'_> {
             }
         }
         for (member, outcome) in answered {
-            let stood = self.model.segments.contains_key(&member.0);
-            let makers: Vec<&Log> = self
-                .logs
-                .iter()
-                .filter(|other| makes(other, &member.0, self.now))
-                .collect();
-            let fits = match outcome {
-                RemovalOutcome::NoSegment => !stood && makers.iter().all(|maker| maker.end > log.begin),
-                _ => stood || makers.iter().any(|maker| maker.begin < log.end),
-            };
-            if !fits {
-                return Err(format!("{member:?} was {outcome:?} by {log:?}"));
-            }
+            let found = outcome != RemovalOutcome::NoSegment;
+            self.existence(&member.0).fits(log, found)?;
             if outcome != RemovalOutcome::NoSegment {
                 let was_in = outcome == RemovalOutcome::Removed;
                 self.note(member.clone(), log, Act::Removed { was_in });
@@ -295,6 +294,16 @@ impl Judge<'_> {
                     calls.extend(acts.iter().map(|&act| Call { begin, end, act }));
                 }
             }
+            for log in self.logs {
+                if matches!(&log.done, Done::Deleted(segment, true) if *segment == key.0) {
+                    let (begin, end) = (log.begin, log.end);
+                    calls.push(Call {
+                        begin,
+                        end,
+                        act: Act::SegmentDeleted,
+                    });
+                }
+            }
             let endings = endings(start, &calls, self.now);
             seen.open += usize::from(endings.len() > 1);
             let row = stand.rows.get(key).copied();
@@ -321,16 +330,5 @@ impl Judge<'_> {
             }
         }
         Ok(found)
-    }
-}
-
-/// Whether a call makes a segment where it is absent.
-fn makes(log: &Log, segment: &str, now: i64) -> bool {
-    match &log.done {
-        Done::Recorded(pairs, _) => pairs
-            .iter()
-            .any(|pair| pair.segment.as_str() == segment && !ahead(pair, now)),
-        Done::Put(put, _) => put == segment,
-        _ => false,
     }
 }

@@ -49,6 +49,8 @@ pub enum Act {
     Removed {
         was_in: bool,
     },
+    /// The segment was deleted, and whatever is of that name afterwards is another.
+    SegmentDeleted,
     /// All of an erasure at one moment.
     Erased,
     /// From here on every pair is kept out; what stood is as good as gone.
@@ -111,6 +113,7 @@ impl State {
                 removed: self.removed.max(Some(now)),
                 ..self
             }),
+            Act::SegmentDeleted => Some(Self::erased(self.kept_out)),
             Act::Erased => match self.kept_out {
                 KeptOut::None => Some(Self::erased(KeptOut::Until(now))),
                 KeptOut::Until(before) => Some(Self::erased(KeptOut::Until(before.max(now)))),

@@ -8,6 +8,7 @@
 //! `SEGMENT_COUNTER_TEST_SEED` draws the same ones again.
 #![allow(clippy::print_stderr)]
 
+mod existence;
 mod judge;
 mod linear;
 mod phase;
@@ -37,7 +38,8 @@ const BEGUN_ANEW: u32 = 4;
 /// How long a failure is made smaller, in milliseconds.
 const SHRINKING: u32 = 90_000;
 /// What every run of some size must have seen come out of its phases: without, it would prove less than it says.
-const OUTCOMES: [&str; 10] = [
+const OUTCOMES: [&str; 11] = [
+    "deletion true",
     "Created",
     "Renewed",
     "Unchanged",

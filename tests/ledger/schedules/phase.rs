@@ -31,6 +31,8 @@ pub enum Done {
     Removed(Vec<(String, String)>, Vec<RemovalOutcome>),
     Erased(String),
     Put(String, Option<i64>),
+    /// Whether there was one.
+    Deleted(String, bool),
     Archived,
     Swept,
     Recounted,
@@ -44,6 +46,7 @@ enum Task {
     Remove(Vec<Member>),
     Erase(u8),
     Put(u8, Option<i64>),
+    Delete(u8),
     Keep(Chore),
     Move(u8, u8, Arc<PostgresLedger>),
 }
@@ -100,12 +103,16 @@ pub async fn run(phase: &Phase, site: &mut Site) -> Result<Vec<Log>, Failure> {
         others + 2,
         phase.keeper.iter().map(|chore| Task::Keep(*chore)).collect(),
     ));
+    lists.push((
+        others + 3,
+        phase.deleter.iter().map(|segment| Task::Delete(*segment)).collect(),
+    ));
     if let Some(mover) = site.mover() {
         let moves = phase
             .mover
             .iter()
             .map(|(segment, lane)| Task::Move(*segment, *lane, mover.clone()));
-        lists.push((others + 3, moves.collect()));
+        lists.push((others + 4, moves.collect()));
     }
     lists.retain(|(_, tasks)| !tasks.is_empty());
 
@@ -185,6 +192,11 @@ async fn one(task: Task, ledger: &SharedLedger) -> Result<Done, LedgerError> {
             let answer = ledger.put_segment(&put(&segment, window)).await?;
             assert_eq!(answer.segment.name, name(&segment));
             Done::Put(segment, window)
+        }
+        Task::Delete(segment) => {
+            let segment = format!("s{segment}");
+            let deleted = ledger.delete_segment(&name(&segment)).await?;
+            Done::Deleted(segment, deleted.is_some())
         }
         Task::Move(segment, lane, mover) => {
             let segment = format!("s{segment}");

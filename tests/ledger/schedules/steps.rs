@@ -82,6 +82,9 @@ pub struct Phase {
     /// Segments whose window is set.
     pub changer: Vec<(u8, Option<i64>)>,
     pub keeper: Vec<Chore>,
+    /// Segments that are deleted.
+    #[serde(default)]
+    pub deleter: Vec<u8>,
     /// Segments that are moved to other lanes, where there are some.
     #[serde(default)]
     pub mover: Vec<(u8, u8)>,
@@ -181,23 +184,27 @@ fn phase(on: On) -> impl Strategy<Value = Phase> {
         prop_oneof![3 => Just(Vec::new()), 1 => vec(window_of(3), 1..3)],
         prop_oneof![1 => Just(Vec::new()), 1 => vec(chore, 1..5)],
         prop_oneof![1 => Just(Vec::new()), 1 => vec((0_u8..3, 0_u8..4), moves)],
+        prop_oneof![4 => Just(Vec::new()), 1 => vec(0_u8..3, 1..3)],
         proptest::option::weighted(0.5, (0_u8..2, 0_u8..5)),
     )
-        .prop_map(|(mut writers, removers, eraser, changer, keeper, mover, held)| {
-            // Somebody waits for the row that is held, with more to write of a user who is erased meanwhile.
-            if let (Some((segment, user)), Some(&erased)) = (held, eraser.first()) {
-                writers[0][0].extend(waiting(segment, user, erased));
-            }
-            Phase {
-                writers,
-                removers,
-                eraser,
-                changer,
-                keeper,
-                mover,
-                held,
-            }
-        })
+        .prop_map(
+            |(mut writers, removers, eraser, changer, keeper, mover, deleter, held)| {
+                // Somebody waits for the row that is held, with more to write of a user who is erased meanwhile.
+                if let (Some((segment, user)), Some(&erased)) = (held, eraser.first()) {
+                    writers[0][0].extend(waiting(segment, user, erased));
+                }
+                Phase {
+                    writers,
+                    removers,
+                    eraser,
+                    changer,
+                    keeper,
+                    deleter,
+                    mover,
+                    held,
+                }
+            },
+        )
 }
 
 fn waiting(segment: u8, user: u8, erased: u8) -> [Sketch; 2] {
