@@ -8,6 +8,10 @@
 mod api;
 #[path = "fuzz/configuration.rs"]
 mod configuration;
+#[path = "fuzz/credentials.rs"]
+mod credentials;
+#[path = "fuzz/files.rs"]
+mod files;
 #[path = "fuzz/judge.rs"]
 mod judge;
 #[path = "fuzz/memory.rs"]
@@ -16,6 +20,8 @@ mod memory;
 mod names;
 #[path = "fuzz/pairs.rs"]
 mod pairs;
+#[path = "fuzz/removals.rs"]
+mod removals;
 #[path = "fuzz/shapes.rs"]
 mod shapes;
 mod support;
@@ -27,5 +33,14 @@ fn cases(usual: u32) -> proptest::test_runner::Config {
         config.cases = usual;
     }
     config.failure_persistence = None;
+    config
+}
+
+/// As many rounds of cases that are tried at once, since what is asked takes its time; fewer where `PROPTEST_CASES` says a number of cases.
+fn rounds(usual: u32, at_once: u32) -> proptest::test_runner::Config {
+    let mut config = cases(usual);
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        config.cases = config.cases.div_ceil(at_once);
+    }
     config
 }

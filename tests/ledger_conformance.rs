@@ -4,6 +4,8 @@
 //! that Citus distributes, where `CITUS_URL` leads to a cluster (`support::citus`).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
+#[path = "ledger/clock.rs"]
+mod clock;
 #[path = "ledger/concurrent.rs"]
 mod concurrent;
 #[path = "ledger/distributed.rs"]
@@ -51,6 +53,7 @@ for_every_ledger! {
     rules::rule_3_a_user_is_in_a_segment_until_the_very_instant_it_ends_and_no_job_is_needed,
     rules::rule_3_a_changed_window_holds_for_pairs_from_then_on,
     rules::rule_8_the_ledgers_clock_is_the_databases_and_may_step_back,
+    clock::rule_8_the_clock_may_step_while_calls_are_under_way,
     rules::rule_9_outcomes_are_exact,
     rules::rule_12_a_segment_exists_from_its_first_valid_pair_or_its_put,
     rules::rule_12_pairs_create_no_more_segments_than_the_limit,

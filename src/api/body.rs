@@ -21,6 +21,10 @@ use super::problem::{Kind, Problem};
 /// The largest window of a zstd frame, as a power of two: 8 MiB, what every decoder must bear and no more. A frame says itself how much
 /// memory its decoder needs.
 const ZSTD_WINDOW_LOG: u32 = 23;
+/// How many bodies of zstd are read at once: each may have a window.
+const ZSTD_BODIES: usize = 16;
+/// How long another one waits for its turn.
+const ZSTD_TURN: Duration = Duration::from_secs(10);
 /// How much is read at once.
 const READ_BYTES: usize = 32 * 1024;
 /// From here on a body counts against the budget of all bodies.
@@ -35,6 +39,8 @@ pub struct BodyLimits {
     pub whole: Duration,
     /// The bytes that bodies read as a whole may hold together.
     pub budget: Arc<Semaphore>,
+    /// The bodies of zstd that may be read at once.
+    pub zstd: Arc<Semaphore>,
 }
 
 impl Default for BodyLimits {
@@ -43,6 +49,23 @@ impl Default for BodyLimits {
             idle: Duration::from_secs(20),
             whole: Duration::from_secs(60),
             budget: Arc::new(Semaphore::new(64 * 1024 * 1024)),
+            zstd: Arc::new(Semaphore::new(ZSTD_BODIES)),
+        }
+    }
+}
+
+impl BodyLimits {
+    /// Waits for the place of one more window.
+    async fn window(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        match tokio::time::timeout(ZSTD_TURN, Arc::clone(&self.zstd).acquire_owned()).await {
+            Ok(Ok(window)) => Ok(window),
+            _ => {
+                let detail = format!(
+                    "{ZSTD_BODIES} bodies of zstd are being read, and more are not read at once; nothing of this one was taken, \
+                     send it again, or as gzip"
+                );
+                Err(Problem::new(Kind::Overloaded, detail).retry_after(Duration::from_secs(5)))
+            }
         }
     }
 }
@@ -56,6 +79,7 @@ pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
 /// A body with its encoding undone, piece by piece.
 pub(crate) struct Decoded {
     inner: Inner,
+    _window: Option<OwnedSemaphorePermit>,
     idle: Duration,
 }
 
@@ -66,7 +90,7 @@ enum Inner {
 
 impl Decoded {
     /// A body as the header says that it is encoded: not at all, by gzip or by zstd.
-    pub(crate) fn new(headers: &HeaderMap, body: Body, limits: &BodyLimits) -> Result<Self, Problem> {
+    pub(crate) async fn new(headers: &HeaderMap, body: Body, limits: &BodyLimits) -> Result<Self, Problem> {
         let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
         let encoding = encodings
             .next()
@@ -75,6 +99,7 @@ impl Decoded {
             return Err(unsupported_encoding());
         }
         let stream = body.into_data_stream();
+        let mut window = None;
         let inner = match encoding.as_deref() {
             None | Some("" | "identity") => Inner::Plain(stream),
             Some("gzip" | "x-gzip") => {
@@ -84,6 +109,7 @@ impl Decoded {
                 Inner::Encoded(Box::pin(decoder))
             }
             Some("zstd") => {
+                window = Some(limits.window().await?);
                 let window = DParameter::window_log_max(ZSTD_WINDOW_LOG);
                 let mut decoder = ZstdDecoder::with_params(reader(stream), &[window]);
                 decoder.multiple_members(true);
@@ -93,6 +119,7 @@ impl Decoded {
         };
         Ok(Self {
             inner,
+            _window: window,
             idle: limits.idle,
         })
     }
@@ -158,7 +185,7 @@ pub(crate) async fn whole(
     if announced.is_some_and(|announced| announced > limit) {
         return Err(too_large(limit));
     }
-    let mut decoded = Decoded::new(headers, body, limits)?;
+    let mut decoded = Decoded::new(headers, body, limits).await?;
     let mut bytes = BytesMut::new();
     let mut held = Vec::new();
     let until = Instant::now() + limits.whole;

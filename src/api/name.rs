@@ -41,7 +41,10 @@ impl<S: Send + Sync> FromRequestParts<S> for MemberInPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let (of, who) = decoded::<(String, String), S>(parts, state, "segment").await?;
+        // `…/{segment}/users/{user}`: where the first is well, it is the second.
+        let first_is_well = parts.uri.path().rsplit('/').nth(2).is_some_and(is_utf8);
+        let at_fault = if first_is_well { "user" } else { "segment" };
+        let (of, who) = decoded::<(String, String), S>(parts, state, at_fault).await?;
         Ok(Self(segment("segment", of)?, user("user", who)?))
     }
 }
@@ -74,6 +77,11 @@ impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         query(parts.uri.query(), []).map(|[]| Self)
     }
+}
+
+/// Whether a part of a path is percent-encoded UTF-8.
+fn is_utf8(part: &str) -> bool {
+    is_encoded(part) && percent_encoding::percent_decode_str(part).decode_utf8().is_ok()
 }
 
 /// Whether every `%` begins an escape.

@@ -14,12 +14,20 @@ use segment_counter::ledger::{Ledger, Settings, SqliteLedger};
 use segment_counter::runtime::shutdown::Shutdown;
 use segment_counter::service::{Metrics, Service, ServiceConfig};
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
+
+/// A token that may do everything: `password`, by its hash.
+const TOKENS: &str =
+    "- {name: fuzz, sha256: 5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8, scopes: [admin]}\n";
+const AUTHORIZATION: &str = "Bearer password";
 
 pub struct Api {
     runtime: Runtime,
     router: Router,
+    /// Where the file of the tokens is, which is looked at for as long as it serves.
+    tokens: Option<TempDir>,
 }
 
 /// What was answered.
@@ -38,8 +46,21 @@ impl Answer {
 }
 
 impl Api {
+    /// Without tokens: pairs and counts are open, administration is closed.
     pub fn new() -> Self {
+        Self::serve(None)
+    }
+
+    /// One that is asked for everything by who may do everything.
+    pub fn administered() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokens.yaml"), TOKENS).unwrap();
+        Self::serve(Some(folder))
+    }
+
+    fn serve(tokens: Option<TempDir>) -> Self {
         let runtime = Runtime::new().unwrap();
+        let file = tokens.as_ref().map(|folder| folder.path().join("tokens.yaml"));
         let router = runtime.block_on(async {
             let ledger = SqliteLedger::open(None, Settings::default());
             ledger.migrate().await.unwrap();
@@ -47,43 +68,54 @@ impl Api {
             let mut registry = Registry::default();
             let metrics = Metrics::register(&mut registry);
             let service = Service::start(Arc::new(ledger), cache, metrics, ServiceConfig::default());
-            api::routes(Options::new(service, Tokens::open(), Shutdown::new()), &mut registry).into_router()
+            let shutdown = Shutdown::new();
+            let tokens = match file {
+                None => Tokens::open(),
+                Some(file) => Tokens::watch(file, shutdown.clone()).await.unwrap(),
+            };
+            api::routes(Options::new(service, tokens, shutdown), &mut registry).into_router()
         });
-        Self { runtime, router }
+        Self {
+            runtime,
+            router,
+            tokens,
+        }
     }
 
     /// A body in these pieces. `None`: the request cannot even be written down, and no server would see it.
-    pub fn send(&self, method: &str, path: &[u8], headers: &[(&str, &str)], pieces: Vec<Bytes>) -> Option<Answer> {
+    pub fn request(
+        &self,
+        method: &str,
+        path: &[u8],
+        headers: &[(&str, &str)],
+        pieces: Vec<Bytes>,
+    ) -> Option<Request<Body>> {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let stream = futures_util::stream::iter(pieces.into_iter().map(Ok::<_, Infallible>));
-        let request = request.body(Body::from_stream(stream)).ok()?;
-        let answer = self.runtime.block_on(async {
-            let response = self.router.clone().oneshot(request).await.unwrap();
-            let (head, body) = response.into_parts();
-            let body = axum::body::to_bytes(body, 16 << 20).await.unwrap();
-            let json = serde_json::from_slice(&body).unwrap_or_default();
-            let answer = Answer {
-                status: head.status,
-                json,
-            };
-            (head, answer)
-        });
-        let (head, answer) = answer;
-        assert!(
-            !answer.status.is_server_error(),
-            "{} for {method} {path:?}: {}",
-            answer.status,
-            answer.json
-        );
-        if answer.status.is_client_error() {
-            assert_eq!(head.headers["content-type"], "application/problem+json");
-            assert_eq!(answer.json["status"], answer.status.as_u16(), "{}", answer.json);
-            assert!(answer.json["detail"].is_string(), "{}", answer.json);
+        if self.tokens.is_some() {
+            request = request.header("authorization", AUTHORIZATION);
         }
-        Some(answer)
+        let stream = futures_util::stream::iter(pieces.into_iter().map(Ok::<_, Infallible>));
+        request.body(Body::from_stream(stream)).ok()
+    }
+
+    /// Sends one and waits for its answer; `None` as [`Api::request`] says.
+    pub fn send(&self, method: &str, path: &[u8], headers: &[(&str, &str)], pieces: Vec<Bytes>) -> Option<Answer> {
+        let request = self.request(method, path, headers, pieces)?;
+        Some(self.runtime.block_on(answer(self.router.clone(), request)))
+    }
+
+    /// Sends all of them at once, since some answers take their time; the answers in the order of the requests.
+    pub fn send_all(&self, requests: Vec<Request<Body>>) -> Vec<Answer> {
+        let sent: Vec<_> = requests
+            .into_iter()
+            .map(|request| self.runtime.spawn(answer(self.router.clone(), request)))
+            .collect();
+        sent.into_iter()
+            .map(|one| self.runtime.block_on(one).unwrap())
+            .collect()
     }
 
     /// A whole body of JSON.
@@ -92,4 +124,33 @@ impl Api {
         let headers = [("content-type", "application/json")];
         self.send(method, path.as_bytes(), &headers, body).unwrap()
     }
+
+    /// How many users are in a segment now, by the ledger; its name as a path carries it.
+    pub fn count(&self, segment: &str) -> Option<u64> {
+        let path = format!("/v1/segments/{segment}/count?max_staleness_ms=0");
+        self.json("GET", &path, b"").json["count"].as_u64()
+    }
+}
+
+/// Asks, and judges what no answer may be.
+async fn answer(router: Router, request: Request<Body>) -> Answer {
+    let asked = format!("{} {}", request.method(), request.uri());
+    let (head, body) = router.oneshot(request).await.unwrap().into_parts();
+    let body = axum::body::to_bytes(body, 16 << 20).await.unwrap();
+    let answer = Answer {
+        status: head.status,
+        json: serde_json::from_slice(&body).unwrap_or_default(),
+    };
+    assert!(
+        !answer.status.is_server_error(),
+        "{} for {asked}: {}",
+        answer.status,
+        answer.json
+    );
+    if answer.status.is_client_error() {
+        assert_eq!(head.headers["content-type"], "application/problem+json", "{asked}");
+        assert_eq!(answer.json["status"], answer.status.as_u16(), "{}", answer.json);
+        assert!(answer.json["detail"].is_string(), "{}", answer.json);
+    }
+    answer
 }

@@ -46,6 +46,17 @@ pub fn pair(bytes: &[u8]) -> Verdict {
     }
 }
 
+/// Who is to be taken out of which segment, where the rules take it: an object of the two names, each once, nothing else beside them.
+pub fn removal(bytes: &[u8]) -> Option<(String, String)> {
+    let fields = object(bytes)?;
+    let name = |wanted: &str| match fields.iter().find(|(name, _)| name == wanted) {
+        Some((_, Value::String(text))) if is_name(text) => Some(text.clone()),
+        _ => None,
+    };
+    let (user, segment) = (name("user_id")?, name("segment")?);
+    (fields.len() == 2).then_some((user, segment))
+}
+
 fn taken(good: bool) -> Verdict {
     if good { Taken } else { Refused }
 }
@@ -178,5 +189,22 @@ fn the_judge_knows_a_pair_when_it_sees_one() {
         ("", Refused),
     ] {
         assert_eq!(pair(text.as_bytes()), verdict, "{text}");
+    }
+}
+
+#[test]
+fn the_judge_knows_a_removal_when_it_sees_one() {
+    let good = Some(("ü".to_owned(), "s".to_owned()));
+    assert_eq!(removal(br#" {"segment":"s", "user_id":"\u00fc"}"#), good);
+    for bad in [
+        r#"{"segment":"s"}"#,
+        r#"{"segment":"s","user_id":""}"#,
+        r#"{"segment":"s","user_id":7}"#,
+        r#"{"segment":"s","user_id":"u","user_id":"u"}"#,
+        r#"{"segment":"s","user_id":"u","observed_at":null}"#,
+        r#"["u","s"]"#,
+        "",
+    ] {
+        assert_eq!(removal(bad.as_bytes()), None, "{bad}");
     }
 }

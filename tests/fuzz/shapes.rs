@@ -73,7 +73,7 @@ fn ttl() -> impl Strategy<Value = String> {
 }
 
 /// Any JSON, and some that is none.
-fn value() -> impl Strategy<Value = String> {
+pub fn value() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         select(vec!["null", "true", "0", "-1.5e3", "\"\"", "{}", "[]", "nul", "'a'"]).prop_map(str::to_owned),
         string(name()),
@@ -118,7 +118,20 @@ pub fn pair() -> impl Strategy<Value = String> {
         .prop_map(|text| text.replace('\n', " "))
 }
 
-/// The same with some bytes put in, taken out or turned.
+/// A removal, mostly good: the two names, sometimes with a field too many.
+pub fn removal() -> impl Strategy<Value = String> {
+    let more = prop_oneof![12 => Just(vec![]), 1 => vec(field(), 1..2)];
+    (string(name()), string(name()), more, any::<bool>()).prop_map(|(user, segment, more, turned)| {
+        let mut members = vec![format!("\"user_id\":{user}"), format!("\"segment\":{segment}")];
+        members.extend(more);
+        if turned {
+            members.reverse();
+        }
+        format!("{{{}}}", members.join(", "))
+    })
+}
+
+/// A text with some bytes put in, taken out or turned.
 pub fn broken(good: impl Strategy<Value = String>) -> impl Strategy<Value = Vec<u8>> {
     let slip = (
         any::<Index>(),

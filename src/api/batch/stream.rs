@@ -48,7 +48,7 @@ pub(super) async fn send(api: &Api, headers: &HeaderMap, body: Body) -> Result<T
         }
     };
     let mut stream = Stream::new(api);
-    let ended = stream.run(Decoded::new(headers, body, api.bodies())?).await;
+    let ended = stream.run(Decoded::new(headers, body, api.bodies()).await?).await;
     // What is under way is answered in any case: the totals are those of what is committed.
     let drained = stream.drain().await;
     stream.totals.sort();

@@ -291,8 +291,12 @@ fn schema(text: &str) -> Result<String, String> {
     }
 }
 
-/// A value as an error repeats it: short, and on one line.
+/// A value as an error repeats it: short, and on one line. What may hold a URL, or other lines of the file that a slip made part of it, is not
+/// repeated: a password may stand there.
 fn shown(text: &str) -> String {
+    if text.contains("://") || text.contains(char::is_whitespace) {
+        return "a text with blanks or a URL in it, which is not repeated here".to_owned();
+    }
     let short: String = text.chars().take(60).collect();
     format!("{short:?}{}", if short.len() < text.len() { "…" } else { "" })
 }

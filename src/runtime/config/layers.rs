@@ -89,17 +89,13 @@ impl Merged {
                 ConfigError::one(
                     "config",
                     path.display().to_string(),
-                    format!("is not a YAML mapping of keys: {error}"),
+                    format!("is not a YAML mapping of keys: {}", told(&error)),
                 )
             })?;
         let mut problems = Vec::new();
         for (name, value) in parsed.unwrap_or_default() {
             match (Key::named(&name), value.texts()) {
-                (None, _) => problems.push(Problem {
-                    message: format!("is no key of the configuration{}", nearest(&name)),
-                    place: origin.describe(&name),
-                    key: name,
-                }),
+                (None, _) => problems.push(unknown(name, &origin)),
                 (Some(_), None) => {}
                 (Some(key), Some(texts)) if key.many || texts.len() == 1 => self.set(key, origin.clone(), texts),
                 (Some(key), Some(_)) => problems.push(Problem {
@@ -139,6 +135,46 @@ impl Merged {
 /// What Kubernetes puts into the environment for a Service named `segment-counter-…`.
 fn is_service_link(rest: &str) -> bool {
     rest.contains("SERVICE_HOST") || rest.contains("SERVICE_PORT") || rest.contains("PORT_") || rest.ends_with("PORT")
+}
+
+/// A key that is none of ours. What does not look like the name of one is not repeated: it may be a line whose value, a password, slipped into it.
+fn unknown(name: String, origin: &Origin) -> Problem {
+    if looks_like_a_name(&name) {
+        return Problem {
+            message: format!("is no key of the configuration{}", nearest(&name)),
+            place: origin.describe(&name),
+            key: name,
+        };
+    }
+    Problem {
+        key: "config".to_owned(),
+        place: match origin {
+            Origin::File(path) => path.display().to_string(),
+            other => other.describe("config"),
+        },
+        message: "holds a key that is no name (it is not repeated here): is a blank missing behind a colon, or a quote not closed?"
+            .to_owned(),
+    }
+}
+
+fn looks_like_a_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    (1..=64).contains(&text.len()) && text.chars().all(plain)
+}
+
+/// What is wrong with a file, without what stands in it but for names.
+fn told(error: &serde_saphyr::Error) -> String {
+    match error {
+        serde_saphyr::Error::DuplicateMappingKey { key, location } => {
+            let which = key.as_deref().filter(|key| looks_like_a_name(key)).unwrap_or("a key");
+            format!(
+                "{which} is given twice, at line {}, column {}",
+                location.line(),
+                location.column()
+            )
+        }
+        other => other.to_string(),
+    }
 }
 
 /// A hint where a name is one or two letters off, or has dashes.

@@ -74,6 +74,9 @@ fn decode(text: &str) -> Result<Option<String>, &'static str> {
         let (high, low) = (digit().ok_or(BAD)?, digit().ok_or(BAD)?);
         bytes.push(high * 16 + low);
     }
+    if bytes.contains(&0) {
+        return Err("holds a NUL");
+    }
     let decoded = String::from_utf8(bytes).map_err(|_| BAD)?;
     Ok(if decoded.is_empty() { None } else { Some(decoded) })
 }
