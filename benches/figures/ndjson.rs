@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use segment_counter::ledger::{PostgresOptions, Settings, recording_for_bench};
 
-use crate::harness::ledger::{create_segments, empty};
+use crate::harness::ledger::{ask, create_segments, empty};
 use crate::harness::program;
 use crate::harness::streams::{self, Pairs};
 use crate::harness::table::thousands;
@@ -37,19 +37,29 @@ pub async fn repeats(plan: &Plan) -> Vec<Row> {
 struct Rates {
     per_second: Vec<f64>,
     cpu_micros: Vec<f64>,
+    /// What the database's log grew by for each pair.
+    wal_bytes: Vec<f64>,
 }
 
 impl Rates {
     fn row(&self, work: &str, limit: &Self, bound: f64) -> Row {
         let rate = |side: &Self| format!("{} pairs/s", thousands(median(side.per_second.iter().copied())));
         let cpu = median(self.cpu_micros.iter().copied());
-        Row::new(work, format!("{}, {cpu:.1} µs of CPU each", rate(self)))
+        let wal = median(self.wal_bytes.iter().copied());
+        let ours = format!("{}, {cpu:.1} µs of CPU and {wal:.0} bytes of WAL each", rate(self));
+        Row::new(work, ours)
             .beside(
                 &format!("all pairs by the same statement and pgbench, {CLIENTS} sessions"),
                 rate(limit),
             )
             .ratio(Ratio::of(&self.per_second, &limit.per_second), Bound::AtLeast(bound))
     }
+}
+
+/// How far the server's log is.
+async fn wal_bytes(database: &str) -> f64 {
+    let (bytes,): (f64,) = ask(database, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8").await;
+    bytes
 }
 
 /// Plain, by gzip where that is wanted, and by pgbench.
@@ -75,25 +85,28 @@ async fn measure(plan: &Plan, clients: &[Pairs], gzip: bool) -> [Rates; 3] {
     let new = clients[0].new;
     for round in 0..=plan.rounds {
         let begun = Instant::now();
-        let mut rates = [(0.0, 0.0); 3];
+        let mut rates = [(0.0, 0.0, 0.0); 3];
         let ways = [(0, &plain, None), (1, &gzipped, Some("gzip"))];
         for (side, bodies, encoding) in ways.into_iter().take(if gzip { 2 } else { 1 }) {
             let service = streams::warm(&ours).await;
-            let before = service.cpu_seconds();
+            let (before, logged) = (service.cpu_seconds(), wal_bytes(&ours).await);
             let seconds = streams::send(&service.url, bodies, encoding, "created", new).await;
-            rates[side] = (all / seconds, (service.cpu_seconds() - before) / all * 1e6);
+            let cpu = service.cpu_seconds() - before;
+            let wal = wal_bytes(&ours).await - logged;
+            rates[side] = (all / seconds, cpu / all * 1e6, wal / all);
         }
         empty(&theirs).await;
         rates[2].0 = all / pgbench::seconds(&theirs, &session, CLIENTS, &script);
         eprintln!(
-            "  pairs/s and µs of CPU: plain, gzip, pgbench {rates:.1?} ({:.1?})",
+            "  pairs/s, µs of CPU, bytes of WAL: plain, gzip, pgbench {rates:.1?} ({:.1?})",
             begun.elapsed()
         );
         // The first round warms both sides up.
         if round > 0 {
-            for (side, (per_second, cpu_micros)) in sides.iter_mut().zip(rates) {
+            for (side, (per_second, cpu_micros, wal_bytes)) in sides.iter_mut().zip(rates) {
                 side.per_second.push(per_second);
                 side.cpu_micros.push(cpu_micros);
+                side.wal_bytes.push(wal_bytes);
             }
         }
     }

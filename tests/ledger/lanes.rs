@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use segment_counter::counting::{Outcome, UserId};
 use segment_counter::ledger::{Ledger, Location, MoveError, PostgresLedger, Settings};
+use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -242,5 +243,55 @@ fn a_move_that_broke_off_is_cleared_away_by_the_sweep_and_begins_anew() {
         assert_eq!(ledger.move_segment(&name("s"), 1, &quiet).await, Ok(true));
         assert_eq!((count(&shared, "s").await, drift(&shared).await), (501, 0));
         assert_eq!(place.rows().await, 501);
+    });
+}
+
+#[test]
+fn calls_that_span_lanes_ask_them_all_at_once() {
+    crate::world::run(Kind::Lanes, async |world: World| {
+        let place = world.place();
+        let ledger = opened(&place, &with_lanes(4)).await;
+        let pairs: Vec<_> = (0..4).map(|n| pair(&format!("s{n}"), "u")).collect();
+        ledger.record(&pairs).await.unwrap();
+        let mut ids = Vec::new();
+        for pair in &pairs {
+            ids.push(ledger.resolve(std::slice::from_ref(&pair.segment)).await.unwrap()[0].unwrap());
+        }
+        let mut other = PgConnection::connect(&place.url).await.unwrap();
+        for call in ["count", "record", "erase"] {
+            // Whoever comes to a lane waits there: who asks one lane after another is seen waiting in one.
+            let tables: Vec<String> = (0..4)
+                .flat_map(|lane| {
+                    ["membership", "segment_bucket"].map(|table| format!("{}_lane_{lane}.{table}", place.schema))
+                })
+                .collect();
+            let held = format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));
+            sqlx::raw_sql(sqlx::AssertSqlSafe(held))
+                .execute(&mut other)
+                .await
+                .unwrap();
+            let (ledger, pairs, ids) = (Arc::clone(&ledger), pairs.clone(), ids.clone());
+            let asked = tokio::spawn(async move {
+                match call {
+                    "count" => ledger.count(&ids).await.map(drop),
+                    "record" => ledger.record(&pairs).await.map(drop),
+                    _ => ledger.erase(&UserId::new("u").unwrap()).await.map(drop),
+                }
+            });
+            let (mut waiting, since) = (0_i64, Instant::now());
+            while waiting < 4 && since.elapsed() < Duration::from_secs(2) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                let looked = "SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+                               WHERE NOT l.granted AND c.relnamespace::regnamespace::text LIKE $1";
+                waiting = sqlx::query_scalar(looked)
+                    .bind(format!("{}%", place.schema))
+                    .fetch_one(&mut other)
+                    .await
+                    .unwrap();
+            }
+            sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+            asked.await.unwrap().unwrap();
+            assert_eq!(waiting, 4, "statements of {call} under way");
+        }
     });
 }
