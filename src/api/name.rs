@@ -103,7 +103,7 @@ pub(crate) fn segment(field: &'static str, text: impl AsRef<str>) -> Result<Segm
 }
 
 /// A user's name in `field`.
-fn user(field: &'static str, text: impl AsRef<str>) -> Result<UserId, Problem> {
+pub(crate) fn user(field: &'static str, text: impl AsRef<str>) -> Result<UserId, Problem> {
     UserId::new(text).map_err(|error| Problem::invalid(field, error.to_string()))
 }
 

@@ -6,8 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::json;
+use super::name;
 use super::problem::Problem;
-use crate::counting::{NameError, Outcome, Pair, Rules, SegmentName, UserId, Window};
+use crate::counting::{Outcome, Pair, Rules, Window};
 use crate::ledger::Recording;
 
 /// A user seen in a segment.
@@ -36,14 +37,13 @@ pub(crate) struct PairBody<'a> {
 impl PairBody<'_> {
     /// Proves every field.
     pub(crate) fn prove(self, rules: &Rules) -> Result<Pair, Problem> {
-        let name = |field: &'static str| move |error: NameError| Problem::invalid(field, error.to_string());
         let ttl = match self.ttl_seconds {
             None => None,
             Some(seconds) => Some(window("ttl_seconds", seconds, rules)?),
         };
         Ok(Pair {
-            user: UserId::new(self.user_id).map_err(name("user_id"))?,
-            segment: SegmentName::new(self.segment).map_err(name("segment"))?,
+            user: name::user("user_id", self.user_id)?,
+            segment: name::segment("segment", self.segment)?,
             observed_at: self.observed_at.as_deref().map(instant).transpose()?,
             ttl,
         })

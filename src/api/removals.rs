@@ -10,17 +10,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Api;
-use super::batch::{MAX_BYTES, items};
+use super::batch::{MAX_BYTES, MAX_ERRORS, items};
 use super::body;
 use super::json;
-use super::name::{MemberInPath, NoQuery, UserInPath};
+use super::name::{self, MemberInPath, NoQuery, UserInPath};
 use super::pairs::unsupported_type;
 use super::problem::{Kind, Problem, ProblemBody};
-use crate::counting::{NameError, Removal, SegmentName, UserId};
+use crate::counting::{Removal, SegmentName};
 use crate::ledger::RemovalOutcome;
-
-/// How many bad removals are reported in detail.
-const MAX_ERRORS: usize = 100;
 
 /// What a removal did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -95,10 +92,9 @@ pub(crate) struct RemovalBody<'a> {
 
 impl RemovalBody<'_> {
     fn prove(self) -> Result<Removal, Problem> {
-        let name = |field: &'static str| move |error: NameError| Problem::invalid(field, error.to_string());
         Ok(Removal {
-            user: UserId::new(self.user_id).map_err(name("user_id"))?,
-            segment: SegmentName::new(self.segment).map_err(name("segment"))?,
+            user: name::user("user_id", self.user_id)?,
+            segment: name::segment("segment", self.segment)?,
         })
     }
 }

@@ -52,7 +52,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// others are `Unchanged` (or `Expired`, `Refused`, on their own account). At most [`Settings::max_batch`] pairs.
     ///
     /// # Errors
-    /// [`LedgerError`] (of a larger batch too); nothing of the batch is recorded then, and sending it again is safe.
+    /// [`LedgerError`] (of a larger batch too); nothing of the batch is recorded then, or of some of the lanes. Sending it again is safe.
     async fn record(&self, pairs: &[Pair]) -> Result<Recorded, LedgerError>;
 
     /// How many lanes there are: what belongs to different ones is best recorded in batches of their own.

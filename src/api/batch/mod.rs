@@ -21,6 +21,7 @@ use super::problem::{Problem, ProblemBody};
 use totals::Totals;
 
 pub(crate) use array::{MAX_BYTES, items};
+pub(crate) use totals::MAX_ERRORS;
 
 /// Send many pairs
 ///

@@ -8,8 +8,8 @@ use crate::api::problem::{Kind, Problem};
 use crate::counting::Outcome;
 use crate::ledger::Recording;
 
-/// How many bad pairs are reported in detail.
-const MAX_ERRORS: usize = 100;
+/// How many bad items are reported in detail.
+pub(crate) const MAX_ERRORS: usize = 100;
 
 /// Where a pair stood in the request.
 #[derive(Debug, Clone, Copy)]
