@@ -1,4 +1,5 @@
-//! Two replicas under load, and one thing at a time that breaks: the API's process, PostgreSQL, Redis, or the way to one of the two.
+//! Two replicas under load, and one thing at a time that breaks: the API's process, PostgreSQL, Redis, or the way to one of
+//! the three. Clients record and count, take users out and erase them, and the archive and the refresh run.
 //!
 //! `SEGMENT_COUNTER_TEST_ROUNDS` says how many rounds, `SEGMENT_COUNTER_TEST_SEED` in which order; both are printed. Without them each fault
 //! comes once.
@@ -12,6 +13,10 @@
 
 #[path = "crash/faults.rs"]
 mod faults;
+#[path = "crash/jobs.rs"]
+mod jobs;
+#[path = "crash/leaving.rs"]
+mod leaving;
 #[path = "crash/load.rs"]
 mod load;
 #[path = "crash/rounds.rs"]

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
 
+use crate::support::proxy::Proxy;
 use crate::world::{REPLICAS, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     KillApi,
+    CutApi,
+    BlackHoleApi,
     KillPostgres,
     KillRedis,
     CutPostgres,
@@ -18,8 +21,10 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::KillApi,
+        Self::CutApi,
+        Self::BlackHoleApi,
         Self::KillPostgres,
         Self::KillRedis,
         Self::CutPostgres,
@@ -44,12 +49,19 @@ impl Fault {
         matches!(self, Self::KillPostgres | Self::CutPostgres | Self::BlackHolePostgres)
     }
 
+    /// Whether clients of a replica are cut off or left without an answer.
+    pub fn breaks_connections(self) -> bool {
+        matches!(self, Self::KillApi | Self::CutApi | Self::BlackHoleApi)
+    }
+
     /// Breaks it, waits, and mends it; blocks meanwhile.
     pub fn strike(self, world: &World, dice: &mut StdRng) {
         let away = Duration::from_millis(dice.random_range(500..3_000));
         let wait = || std::thread::sleep(away);
         match self {
             Self::KillApi => world.kill_replica(dice.random_range(0..REPLICAS), away),
+            Self::CutApi => world.break_way(dice.random_range(0..REPLICAS), Proxy::cut, away),
+            Self::BlackHoleApi => world.break_way(dice.random_range(0..REPLICAS), Proxy::black_hole, away),
             Self::KillPostgres => {
                 world.postgres.stop();
                 wait();

@@ -6,14 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use reqwest::Response;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
+use crate::jobs::{self, Jobs};
+use crate::leaving::{self, Erasures};
 use crate::support::acknowledged::Acknowledged;
-use crate::world::{REPLICAS, SEGMENTS, World, segment};
-
-/// How long a client waits for an answer, whatever is broken. The documented statuses come sooner.
-const PATIENCE: Duration = Duration::from_secs(15);
+use crate::world::{Line, PASSING, REPLICAS, SEGMENTS, World, segment};
 
 /// What the clients know of one segment.
 #[derive(Default)]
@@ -23,12 +22,19 @@ pub struct Known {
     /// Users whose pair was answered with anything else, or not at all: recorded or not.
     pub unanswered: Mutex<BTreeSet<String>>,
     pub instants: Acknowledged,
+    /// Users who are to be taken out, and may be there or not.
+    pub leaving: Mutex<BTreeSet<String>>,
+    /// Users whose removal was answered with 200, and of whom no pair was sent afterwards.
+    pub removed: Mutex<BTreeSet<String>>,
 }
 
 pub struct Load {
     pub world: Arc<World>,
     pub known: [Known; SEGMENTS],
-    pub client: reqwest::Client,
+    /// Of the segment whose members leave by themselves.
+    pub passing: Known,
+    pub erasures: Erasures,
+    pub jobs: Jobs,
     pub stop: AtomicBool,
     pub answers: AtomicU64,
     pub refusals: AtomicU64,
@@ -43,7 +49,9 @@ impl Load {
         Arc::new(Self {
             world,
             known: std::array::from_fn(|_| Known::default()),
-            client: reqwest::Client::builder().timeout(PATIENCE).build().unwrap(),
+            passing: Known::default(),
+            erasures: Erasures::default(),
+            jobs: Jobs::default(),
             stop: AtomicBool::new(false),
             answers: AtomicU64::new(0),
             refusals: AtomicU64::new(0),
@@ -53,34 +61,34 @@ impl Load {
         })
     }
 
-    /// Sends a request to a replica. `None`: 503 as documented, or a broken connection where that replica's process was killed meanwhile.
-    pub async fn ask(&self, replica: usize, request: impl Fn(&str) -> reqwest::RequestBuilder) -> Option<Response> {
-        let (url, life) = self.world.address(replica);
+    /// Sends a request to a replica and hears its answer to the end. `None`: 503 as documented; or a broken connection, or no answer at all, where
+    /// that replica's process or the way to it was away meanwhile.
+    pub async fn send(
+        &self,
+        replica: usize,
+        request: impl FnOnce(&Line) -> RequestBuilder + Send,
+    ) -> Option<(u16, Value)> {
+        let mut line = self.world.line(replica);
+        let life = *line.life.borrow_and_update();
         let sent = Instant::now();
-        let answer = request(&url).send().await;
-        {
-            let mut slowest = self.slowest.lock().unwrap();
-            *slowest = slowest.max(sent.elapsed());
-        }
-        match answer {
-            Ok(answer) if answer.status() == 200 => {
-                self.answers.fetch_add(1, Ordering::Relaxed);
-                Some(answer)
-            }
-            Ok(answer) => {
-                let (status, headers) = (answer.status(), answer.headers().clone());
-                let text = answer.text().await.unwrap_or_default();
-                assert_eq!(status, 503, "{text}");
-                assert_eq!(headers["content-type"], "application/problem+json", "{text}");
-                let again: u64 = headers["retry-after"].to_str().unwrap().parse().unwrap();
-                assert!((1..=10).contains(&again), "Retry-After: {again}");
-                let problem: Value = serde_json::from_str(&text).unwrap();
-                assert_eq!(problem["status"], 503);
-                self.refusals.fetch_add(1, Ordering::Relaxed);
-                None
-            }
-            Err(error) => {
-                let (_, now) = self.world.address(replica);
+        let request = request(&line);
+        let answer = async {
+            let answer = request.send().await?;
+            let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+            Ok::<_, reqwest::Error>((status, headers, answer.text().await?))
+        };
+        let mended = async {
+            let _ = line.life.wait_for(|now| *now > life && now % 2 == 0).await;
+        };
+        let answer = tokio::select! {
+            answer = answer => Some(answer),
+            // Who was caught by what is mended now waits in vain.
+            () = mended => None,
+        };
+        let (status, headers, text) = match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => {
+                let now = *self.world.line(replica).life.borrow();
                 assert!(
                     now != life || life % 2 == 1,
                     "a living replica broke off, or left a client waiting for {:?}: {error:?}\n{}",
@@ -88,9 +96,64 @@ impl Load {
                     self.world.logs()
                 );
                 self.broken.fetch_add(1, Ordering::Relaxed);
-                None
+                return None;
             }
+            None => {
+                self.broken.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+        };
+        {
+            let mut slowest = self.slowest.lock().unwrap();
+            *slowest = slowest.max(sent.elapsed());
         }
+        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{status} {error}: {text}"));
+        if status < 300 {
+            self.answers.fetch_add(1, Ordering::Relaxed);
+            return Some((status, answer));
+        }
+        assert_eq!(headers["content-type"], "application/problem+json", "{text}");
+        assert_eq!(answer["status"], status);
+        if status != 503 {
+            return Some((status, answer));
+        }
+        let again: u64 = headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=10).contains(&again), "Retry-After: {again}");
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    /// The same where there is no other good answer than 200.
+    pub async fn ask(&self, replica: usize, request: impl FnOnce(&Line) -> RequestBuilder + Send) -> Option<Value> {
+        let (status, answer) = self.send(replica, request).await?;
+        assert_eq!(status, 200, "{answer}");
+        Some(answer)
+    }
+
+    /// Sends a pair once. Whether it was acknowledged.
+    pub async fn pair(&self, replica: usize, pair: &Value) -> bool {
+        let post = |line: &Line| line.request(Method::POST, "/v1/pairs").json(pair);
+        let Some(answer) = self.ask(replica, post).await else {
+            return false;
+        };
+        assert!(["created", "unchanged", "renewed"].contains(&answer["status"].as_str().unwrap()));
+        true
+    }
+
+    /// Sends pairs once, as a stream. Whether all were acknowledged; one that breaks off may have committed any part.
+    pub async fn pairs(&self, replica: usize, pairs: impl Iterator<Item = Value>) -> bool {
+        let lines: Vec<String> = pairs.map(|pair| pair.to_string() + "\n").collect();
+        let post = |line: &Line| {
+            let post = line.request(Method::POST, "/v1/pairs:batch");
+            post.header("content-type", "application/x-ndjson").body(lines.concat())
+        };
+        let Some(totals) = self.ask(replica, post).await else {
+            return false;
+        };
+        assert_eq!(totals["received"], lines.len());
+        let bad = ["ignored", "refused", "invalid"].map(|bad| totals[bad].as_u64());
+        assert_eq!(bad, [Some(0); 3], "{totals}");
+        true
     }
 
     /// Sends a user's pair once. Whether it was acknowledged.
@@ -98,56 +161,39 @@ impl Load {
         let known = &self.known[index];
         // Before it is sent: from then on it may be there.
         known.unanswered.lock().unwrap().insert(user.to_owned());
-        let pair = json!({"user_id": user, "segment": segment(index)});
-        let send = |url: &str| self.client.post(format!("{url}/v1/pairs")).json(&pair);
-        let Some(answer) = self.ask(replica, send).await else {
-            return false;
-        };
-        let answer: Value = answer.json().await.unwrap();
-        assert!(["created", "unchanged", "renewed"].contains(&answer["status"].as_str().unwrap()));
-        self.acknowledge(index, user);
-        true
-    }
-
-    fn acknowledge(&self, index: usize, user: &str) {
-        let known = &self.known[index];
-        known.unanswered.lock().unwrap().remove(user);
-        if known.acknowledged.lock().unwrap().insert(user.to_owned()) {
-            known.instants.add(1);
+        let acknowledged = self
+            .pair(replica, &json!({"user_id": user, "segment": segment(index)}))
+            .await;
+        if acknowledged {
+            known.acknowledge(user);
         }
+        acknowledged
     }
 
-    /// Sends a stream of users. A stream that breaks off may have committed any part.
+    /// Sends a stream of users.
     pub async fn stream(&self, replica: usize, index: usize, users: &[String]) -> bool {
-        self.known[index]
-            .unanswered
-            .lock()
-            .unwrap()
-            .extend(users.iter().cloned());
-        let lines = users
-            .iter()
-            .map(|user| json!({"user_id": user, "segment": segment(index)}).to_string() + "\n");
-        let lines: String = lines.collect();
-        let send = |url: &str| {
-            let request = self.client.post(format!("{url}/v1/pairs:batch"));
-            request
-                .header("content-type", "application/x-ndjson")
-                .body(lines.clone())
-        };
-        let Some(answer) = self.ask(replica, send).await else {
-            return false;
-        };
-        let totals: Value = answer.json().await.unwrap();
-        assert_eq!(totals["received"], users.len());
-        assert_eq!(
-            (&totals["refused"], &totals["invalid"]),
-            (&json!(0), &json!(0)),
-            "{totals}"
-        );
-        for user in users {
-            self.acknowledge(index, user);
+        let known = &self.known[index];
+        known.unanswered.lock().unwrap().extend(users.iter().cloned());
+        let name = segment(index);
+        let pairs = users.iter().map(|user| json!({"user_id": user, "segment": name}));
+        let acknowledged = self.pairs(replica, pairs).await;
+        if acknowledged {
+            users.iter().for_each(|user| known.acknowledge(user));
         }
-        true
+        acknowledged
+    }
+
+    /// Sends a stream of users who leave a second later.
+    async fn pass(&self, replica: usize, users: &[String]) -> bool {
+        self.passing.unanswered.lock().unwrap().extend(users.iter().cloned());
+        let pairs = users
+            .iter()
+            .map(|user| json!({"user_id": user, "segment": PASSING, "ttl_seconds": 1}));
+        let acknowledged = self.pairs(replica, pairs).await;
+        if acknowledged {
+            users.iter().for_each(|user| self.passing.acknowledge(user));
+        }
+        acknowledged
     }
 
     /// Counts a segment; the answer must hold every pair that was acknowledged before its age. `None` as in [`Load::ask`].
@@ -155,11 +201,8 @@ impl Load {
         let known = &self.known[index].instants;
         let sent = Instant::now();
         let name = segment(index);
-        let get = |url: &str| {
-            self.client
-                .get(format!("{url}/v1/segments/{name}/count?max_staleness_ms={bound}"))
-        };
-        let answer: Value = self.ask(replica, get).await?.json().await.unwrap();
+        let path = format!("/v1/segments/{name}/count?max_staleness_ms={bound}");
+        let answer = self.ask(replica, |line| line.request(Method::GET, &path)).await?;
         let (count, age) = (
             answer["count"].as_i64().unwrap(),
             answer["staleness_ms"].as_u64().unwrap(),
@@ -184,8 +227,17 @@ impl Load {
         Some(answer)
     }
 
-    fn goes_on(&self) -> bool {
+    pub fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Known {
+    fn acknowledge(&self, user: &str) {
+        self.unanswered.lock().unwrap().remove(user);
+        if self.acknowledged.lock().unwrap().insert(user.to_owned()) {
+            self.instants.add(1);
+        }
     }
 }
 
@@ -202,6 +254,18 @@ pub fn start(load: &Arc<Load>, round: usize, seed: u64) -> Vec<tokio::task::Join
         )));
     }
     clients.push(tokio::spawn(pour(Arc::clone(load), format!("r{round}s"), dice(20))));
+    clients.push(tokio::spawn(pass(Arc::clone(load), format!("r{round}p"), dice(21))));
+    for client in 22..24 {
+        let name = format!("r{round}l{client}");
+        clients.push(tokio::spawn(leaving::remove(Arc::clone(load), name, dice(client))));
+    }
+    clients.push(tokio::spawn(leaving::erase(
+        Arc::clone(load),
+        format!("r{round}e"),
+        dice(24),
+    )));
+    clients.push(tokio::spawn(jobs::by_route(Arc::clone(load), dice(25))));
+    clients.push(tokio::spawn(jobs::by_command(Arc::clone(load), dice(26))));
     for client in 30..34 {
         clients.push(tokio::spawn(read(Arc::clone(load), dice(client))));
     }
@@ -236,6 +300,23 @@ async fn pour(load: Arc<Load>, name: String, mut dice: StdRng) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         tokio::time::sleep(Duration::from_millis(dice.random_range(0..40))).await;
+    }
+}
+
+/// Streams of pairs whose users leave a second later.
+async fn pass(load: Arc<Load>, name: String, mut dice: StdRng) {
+    for number in 0.. {
+        if !load.goes_on() {
+            return;
+        }
+        let replica = dice.random_range(0..REPLICAS);
+        let users: Vec<String> = (0..dice.random_range(1..40))
+            .map(|user| format!("{name}-{number}-{user}"))
+            .collect();
+        if !load.pass(replica, &users).await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(dice.random_range(0..80))).await;
     }
 }
 

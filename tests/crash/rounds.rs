@@ -15,9 +15,9 @@ use crate::world::{REPLICAS, SEGMENTS, World};
 /// Within this time after a fault is mended every replica answers everything again, without anybody's help.
 const RECOVERY: Duration = Duration::from_secs(10);
 /// The load before a fault.
-const BEFORE: Duration = Duration::from_millis(700);
+const BEFORE: Duration = Duration::from_millis(500);
 /// The load after it.
-const AFTER: Duration = Duration::from_millis(500);
+const AFTER: Duration = Duration::from_millis(400);
 
 fn number(variable: &str, otherwise: u64) -> u64 {
     match std::env::var(variable) {
@@ -92,9 +92,22 @@ async fn whatever_breaks_nothing_acknowledged_is_lost_and_the_service_comes_back
             !fault.stops_writes() || refusals > 0,
             "{fault:?} was not noticed by anybody"
         );
-        assert_eq!(broken > 0, fault == Fault::KillApi, "connections broke off");
+        assert_eq!(broken > 0, fault.breaks_connections(), "connections broke off");
         truth::holds(&load).await;
         back.entry(fault).or_default().push(took);
+    }
+    let erased = load.erasures.erased.lock().unwrap().len();
+    let [of_history, broke_off] =
+        [&load.erasures.of_history, &load.erasures.broke_off].map(|n| n.load(Ordering::Relaxed));
+    let removed = load.known.iter().map(|known| known.removed.lock().unwrap().len());
+    let removed: usize = removed.sum();
+    println!(
+        "{removed} users taken out, {erased} erased, {of_history} of them from the history too; {broke_off} erasures broke off"
+    );
+    println!("runs: {}", load.jobs.told());
+    assert!(removed > 0 && erased > 0);
+    for how in ["done", "done by command"] {
+        assert!(load.jobs.count(how) > 0, "no job was ever {how}");
     }
     for (fault, mut took) in back {
         took.sort();

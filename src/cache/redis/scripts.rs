@@ -7,7 +7,8 @@
 //! | `f` | 0 once a writer has changed the segment |
 //! | `t`, `c`, `d` | the standing claim's token, when it was placed and when it lapses, by this server's clock |
 //!
-//! Only the server's clock is read, and only compared with itself (but for a key whose slot moves to another node of a Redis Cluster); where it was set back, a value counts as too old and a claim as lapsed.
+//! Only the server's clock is read, and only compared with itself (but for a key whose slot moves to another node of a Redis Cluster); where it
+//! was set back, a value counts as too old and a claim as lapsed.
 //! Instants of the database are carried as text and never computed with.
 //!
 //! What may leave the hash without a field, and so the key away, is the last thing that a script does: while its slot is on the way to
