@@ -2,7 +2,7 @@
 
 use super::PostgresLedger;
 use super::lanes::Lane;
-use super::session::{STEP, over};
+use super::session::{PART, STEP, over};
 use crate::counting::SegmentId;
 use crate::ledger::LedgerError;
 
@@ -116,7 +116,7 @@ impl PostgresLedger {
     async fn partitions_of(&self, lane: &Lane) -> Result<Vec<(String, i64, i64)>, LedgerError> {
         let history = format!("{}.membership_history", lane.schema);
         let finding = sqlx::query_as(lane.partitions.clone()).bind(history);
-        over!(self, STEP, session => finding.fetch_all(&mut *session))
+        over!(self, PART, session => finding.fetch_all(&mut *session))
     }
 
     async fn clear_partitions<'v, V>(
@@ -141,7 +141,7 @@ impl PostgresLedger {
                     .bind(from)
                     .bind(from + BLOCKS)
                     .bind(value);
-                let done = over!(self, STEP, session => deleting.execute(&mut *session))?;
+                let done = over!(self, PART, session => deleting.execute(&mut *session))?;
                 deleted += i64::try_from(done.rows_affected()).unwrap_or(i64::MAX);
                 from += BLOCKS;
             }

@@ -7,7 +7,7 @@ use sqlx::Connection;
 use tokio::time::Instant;
 
 use super::lanes::{LANE_CHANGE_LOCK, Lane};
-use super::session::{ANSWER, STEP, over};
+use super::session::{ANSWER, PART, over};
 use super::{PostgresLedger, timestamp};
 use crate::counting::{SegmentId, UserId};
 use crate::ledger::{Erasure, LedgerError};
@@ -96,7 +96,7 @@ impl PostgresLedger {
             Ok::<_, LedgerError>((before, receipt))
         })?;
         // A segment must not change its lane between one lane's part of this and another's.
-        let still = self.shared_guard(LANE_CHANGE_LOCK, PATIENCE).await?;
+        let still = self.shared_guard(LANE_CHANGE_LOCK, PART).await?;
         // Not more at once than the pool has sessions for, or they would wait for each other's.
         let parts: Vec<_> = lanes.iter().map(|lane| self.erase_in(lane, user)).collect();
         let erased: Vec<_> = stream::iter(parts).buffered(self.lanes_at_once).try_collect().await?;
@@ -138,7 +138,7 @@ impl PostgresLedger {
             .bind(self.clock())
             .bind(user.as_str())
             .bind(self.settle_micros() / 2);
-        let (memberships, segments): (i64, Vec<i64>) = over!(self, STEP, session => deleting.fetch_one(&mut *session))?;
+        let (memberships, segments): (i64, Vec<i64>) = over!(self, PART, session => deleting.fetch_one(&mut *session))?;
         let history = self
             .clear_history(lane, "user_id = $3 COLLATE \"C\"", user.as_str())
             .await?;

@@ -23,8 +23,9 @@ pub(super) struct Guard(PgConnection);
 impl Guard {
     /// Ends the transaction in good order: of one that breaks off, a pooler closes the server's session too.
     pub(super) async fn end(mut self) {
-        if sqlx::raw_sql("ROLLBACK").execute(&mut self.0).await.is_ok() {
-            let _ = self.0.close().await;
+        let ended = within(CONNECT, sqlx::raw_sql("ROLLBACK").execute(&mut self.0)).await;
+        if matches!(ended, Ok(Ok(_))) {
+            let _ = within(CONNECT, self.0.close()).await;
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::ledger::LedgerError;
 
 /// What a request waits for: far more than a flush or a count takes on a database that is well.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
+/// What a part of an erasure waits for: a look at some of the history, or at a user's memberships. Whoever asked for it waits too.
+pub(super) const PART: Duration = Duration::from_secs(10);
 /// What a step of a job waits for: more than its few statements may take by their `statement_timeout` (at most 30 s each).
 pub(super) const STEP: Duration = Duration::from_secs(120);
 
