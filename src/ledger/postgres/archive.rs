@@ -78,6 +78,9 @@ pub(super) fn move_all() -> String {
 /// The same for rows that bear removals, and where a row is locked for longer than a batch may wait: it locks what it finds, and leaves alone what
 /// somebody else has locked. `$6`: how long a removal is remembered (µs).
 ///
+/// Where a segment lives is looked up for each row: as a join, the rows may come in another order than they lie, and a full batch would go on
+/// behind rows that it never saw.
+///
 /// A row that also bears a removal stays as its mark until that is spent; a mark alone (which ended at the epoch) is no membership and goes into no
 /// history.
 pub(super) const MOVE_MARKED: &str = r#"
@@ -90,7 +93,7 @@ WITH instant AS MATERIALIZED (
    WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,0)', $4)::tid
      AND m.expires_at <= (SELECT now FROM instant) - $2 * interval '1 microsecond'
      AND (m.expires_at > timestamptz 'epoch' OR m.removed_at <= (SELECT now FROM instant) - $6 * interval '1 microsecond')
-     AND EXISTS (SELECT FROM "{base}".segment s WHERE s.id = m.segment_id AND s.lane = {number})
+     AND (SELECT s.lane = {number} FROM "{base}".segment s WHERE s.id = m.segment_id)
    LIMIT $5
    FOR UPDATE SKIP LOCKED
 ), gone AS (

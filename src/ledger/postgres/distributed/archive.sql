@@ -20,7 +20,8 @@ BEGIN
            WHERE m.ctid > format('(%s,%s)', from_place >> 16, from_place & 65535)::tid AND m.ctid < format('(%s,0)', to_block)::tid
              AND m.expires_at <= past
              AND (m.expires_at > timestamptz 'epoch' OR m.removed_at <= forgotten)
-             AND EXISTS (SELECT FROM "{base}".segment s WHERE s.id = m.segment_id AND s.lane = {number})
+             -- For each row, as in `archive.rs`: joined, the rows may come in another order than they lie.
+             AND (SELECT s.lane = {number} FROM "{base}".segment s WHERE s.id = m.segment_id)
            LIMIT most
            FOR UPDATE OF m SKIP LOCKED) e;
   IF ended_segments IS NULL THEN
