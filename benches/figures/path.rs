@@ -1,6 +1,7 @@
 //! What the two hottest paths cost in instructions and allocations of the program itself (the kernel's are not seen): a pair of a stream, from the
 //! socket to the statement, and a hot count, beside a constant. Each is the difference of two runs, the second with four times as much, so that
-//! starting and ending cancel out and what else happens is spread over many. By valgrind, which counts exactly and slowly: the same on a busy machine as on a quiet one.
+//! starting and ending cancel out and what else happens is spread over many. By valgrind, which counts exactly and slowly: the same on a busy
+//! machine as on a quiet one.
 
 use std::process::{Command, Stdio};
 

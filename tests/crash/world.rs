@@ -141,7 +141,7 @@ impl World {
     /// waiting on the old ones.
     pub fn break_way(&self, replica: usize, how: impl Fn(&Proxy), away: Duration) {
         {
-            let replica = self.replicas[replica].write().unwrap();
+            let replica = self.replicas[replica].read().unwrap();
             replica.turn();
             how(&replica.way);
         }

@@ -23,7 +23,6 @@ const KEPT: &str = "kept";
 
 pub async fn rule_8_the_clock_may_step_while_calls_are_under_way(world: World) {
     let seed = rand::random::<u64>();
-    eprintln!("seed {seed}");
     let mut dice = StdRng::seed_from_u64(seed);
     let (place, clock) = (world.place(), clock());
     let settings = settings(1_200, 60, Some(&clock));
@@ -75,7 +74,7 @@ pub async fn rule_8_the_clock_may_step_while_calls_are_under_way(world: World) {
                 assert_eq!(
                     (recount.drift, recount.members),
                     (0, count.members),
-                    "phase {phase}, {seconds} s"
+                    "seed {seed}, phase {phase}, {seconds} s"
                 );
             }
             let members = ends.values().filter(|end| **end > now).count();
@@ -83,7 +82,7 @@ pub async fn rule_8_the_clock_may_step_while_calls_are_under_way(world: World) {
             assert_eq!(
                 counted,
                 i64::try_from(members).unwrap(),
-                "phase {phase}, {seconds} s: {ends:?}"
+                "seed {seed}, phase {phase}, {seconds} s: {ends:?}"
             );
         }
     }
