@@ -170,8 +170,15 @@ fn what_cannot_be_is_refused_by_name() {
                 400,
                 "malformed-path",
             )
+            .at("user"),
+            row("no UTF-8", delete("/v1/segments/s/users/%ff"), 400, "malformed-path").at("user"),
+            row(
+                "a segment that is no UTF-8",
+                delete("/v1/segments/%ff/users/a"),
+                400,
+                "malformed-path",
+            )
             .at("segment"),
-            row("no UTF-8", delete("/v1/segments/s/users/%ff"), 400, "malformed-path").at("segment"),
             row(
                 "a user with a NUL",
                 delete("/v1/segments/s/users/a%00"),
