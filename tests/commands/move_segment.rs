@@ -107,7 +107,7 @@ async fn a_move_that_cannot_be_says_why_and_changes_nothing() {
     refused(
         &["move-segment", "s", "--to-lane", "1"],
         1,
-        "another segment is being moved: one at a time",
+        "another segment is being moved, or an archive clears away",
     );
     other.close().await.unwrap();
     assert_eq!(home_and_count(&url).await, (0, 300));
