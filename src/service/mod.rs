@@ -7,6 +7,7 @@ mod config;
 mod counter;
 mod error;
 mod gather;
+mod held;
 mod invalidator;
 mod maintenance;
 mod metrics;

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::counting::{Pair, SegmentName};
 use crate::ledger::{LedgerError, Recording, SharedLedger};
 
+use super::held::{Counted, Reserved};
 use super::invalidator::Invalidator;
 use super::metrics::Metrics;
 use super::pace::Pace;
@@ -284,41 +285,6 @@ impl Recorder {
             );
         }
         ServiceError::Overloaded { retry_after }
-    }
-}
-
-/// One of a number, until it is dropped.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn of(number: &'a AtomicUsize) -> Self {
-        number.fetch_add(1, Ordering::Relaxed);
-        Self(number)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Pairs of a batch that count as waiting until they are committed or given up.
-struct Reserved {
-    waiting: Arc<AtomicUsize>,
-    pairs: usize,
-}
-
-impl Reserved {
-    fn release(&mut self, pairs: usize) {
-        self.pairs -= pairs;
-        self.waiting.fetch_sub(pairs, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.waiting.fetch_sub(self.pairs, Ordering::Relaxed);
     }
 }
 
