@@ -99,7 +99,7 @@ impl Decoded {
             return Err(unsupported_encoding());
         }
         let stream = body.into_data_stream();
-        let mut window = None;
+        let mut held = None;
         let inner = match encoding.as_deref() {
             None | Some("" | "identity") => Inner::Plain(stream),
             Some("gzip" | "x-gzip") => {
@@ -109,7 +109,7 @@ impl Decoded {
                 Inner::Encoded(Box::pin(decoder))
             }
             Some("zstd") => {
-                window = Some(limits.window().await?);
+                held = Some(limits.window().await?);
                 let window = DParameter::window_log_max(ZSTD_WINDOW_LOG);
                 let mut decoder = ZstdDecoder::with_params(reader(stream), &[window]);
                 decoder.multiple_members(true);
@@ -119,7 +119,7 @@ impl Decoded {
         };
         Ok(Self {
             inner,
-            _window: window,
+            _window: held,
             idle: limits.idle,
         })
     }

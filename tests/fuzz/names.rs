@@ -63,6 +63,15 @@ fn fault(raw: &[u8], last: bool) -> Option<&'static str> {
     }
 }
 
+/// What a route with names in its path may answer.
+const KINDS: &[&str] = &[
+    "taken",
+    "segment-not-found",
+    "invalid-field",
+    "malformed-path",
+    "not-found",
+];
+
 /// How many answers of each kind there were, so that none is missing.
 #[derive(Default)]
 struct Seen(RefCell<BTreeMap<String, u32>>);
@@ -126,13 +135,7 @@ fn every_route_that_has_a_name_in_its_path_reads_it_alike() {
             }
         }
     });
-    seen.has(&[
-        "taken",
-        "segment-not-found",
-        "invalid-field",
-        "malformed-path",
-        "not-found",
-    ]);
+    seen.has(KINDS);
 }
 
 /// Segments that exist, and who is in each of them.
@@ -184,13 +187,7 @@ fn two_names_in_a_path_take_out_whom_they_name_and_nobody_else() {
             prop_assert_eq!(api.count(path), Some(left as u64), "of {}: {:?}", segment, gone);
         }
     });
-    seen.has(&[
-        "taken",
-        "segment-not-found",
-        "invalid-field",
-        "malformed-path",
-        "not-found",
-    ]);
+    seen.has(KINDS);
 }
 
 #[test]

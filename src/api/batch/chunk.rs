@@ -3,6 +3,7 @@
 use std::hash::BuildHasher;
 
 use foldhash::{HashMap, fast::RandomState};
+use tokio::time::Instant;
 
 use super::totals::{Place, Totals};
 use crate::counting::{Outcome, Pair};
@@ -15,6 +16,8 @@ const LINES_OF_A_PAIR: usize = 10;
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     pairs: Vec<Pair>,
+    /// Since when the first of them waits, or what was left of a chunk that was sent.
+    since: Option<Instant>,
     lines: Lines,
     /// Where a pair without an instant of its own stands, by its hash.
     seen: HashMap<u64, usize>,
@@ -48,6 +51,11 @@ impl Chunk {
         self.lines.first.len() + self.lines.repeats.len()
     }
 
+    /// Since when something waits; `None` where nothing does.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.pairs.is_empty()
     }
@@ -70,6 +78,7 @@ impl Chunk {
                 }
             }
         }
+        self.since.get_or_insert_with(Instant::now);
         self.pairs.push(pair);
         self.lines.first.push(line);
     }
@@ -85,6 +94,7 @@ impl Chunk {
         let size = size.min(self.pairs.len());
         let rest = self.pairs.split_off(size);
         let pairs = std::mem::replace(&mut self.pairs, rest);
+        self.since = (!self.pairs.is_empty()).then(Instant::now);
         let first = self.lines.first.split_off(size);
         let first = std::mem::replace(&mut self.lines.first, first);
         let (taken, left) = std::mem::take(&mut self.lines.repeats)

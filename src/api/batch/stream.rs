@@ -63,8 +63,6 @@ struct Stream<'a> {
     totals: Totals,
     lines: Lines,
     chunk: Chunk,
-    /// When the chunk is to be sent, where there is something in it.
-    due: Instant,
     barren: usize,
     barren_lines: u64,
     flights: Flights,
@@ -77,7 +75,6 @@ impl<'a> Stream<'a> {
             totals: Totals::default(),
             lines: Lines::default(),
             chunk: Chunk::default(),
-            due: Instant::now(),
             barren: 0,
             barren_lines: 0,
             flights: Flights::default(),
@@ -91,7 +88,7 @@ impl<'a> Stream<'a> {
             let piece = tokio::select! {
                 piece = body.next() => piece?,
                 // Nothing of the body is lost by leaving its wait: it is taken up again.
-                () = tokio::time::sleep_until(self.due), if !self.chunk.is_empty() => {
+                () = lingered(self.chunk.since()) => {
                     self.send_chunk(self.chunk.len()).await?;
                     continue;
                 }
@@ -131,9 +128,6 @@ impl<'a> Stream<'a> {
 
     async fn take(&mut self, piece: &Bytes) -> Result<(), Problem> {
         let (good, bad) = (self.good_lines(), self.totals.bad_lines());
-        if self.chunk.is_empty() {
-            self.due = Instant::now() + LINGER;
-        }
         let api = self.api;
         let mut sorter = Sorter::new(api, &mut self.chunk, &mut self.flights, &mut self.totals);
         self.lines.feed(piece, |number, line| sorter.line(number, line));
@@ -169,7 +163,6 @@ impl<'a> Stream<'a> {
         let service = Arc::clone(self.api.service());
         let commit = |pairs| async move { record_patiently(&service, pairs).await };
         self.flights.send(self.chunk.take(size), commit);
-        self.due = Instant::now() + LINGER;
         Ok(())
     }
 
@@ -191,15 +184,20 @@ impl<'a> Stream<'a> {
 
     fn answer(&mut self, landed: Result<Landed, Problem>) -> Result<(), Problem> {
         let Landed { lines, answer, repeats } = landed?;
-        if self.chunk.is_empty() {
-            self.due = Instant::now() + LINGER;
-        }
         lines.answered(&answer?, &mut self.totals);
         let mut sorter = Sorter::new(self.api, &mut self.chunk, &mut self.flights, &mut self.totals);
         for (number, pair) in repeats {
             sorter.pair(number, pair);
         }
         Ok(())
+    }
+}
+
+/// Waits until what waits since then is to be sent; for ever where nothing does.
+async fn lingered(since: Option<Instant>) {
+    match since {
+        Some(since) => tokio::time::sleep_until(since + LINGER).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -97,9 +97,10 @@ impl PostgresLedger {
         })?;
         // A segment must not change its lane between one lane's part of this and another's.
         let still = self.shared_guard(LANE_CHANGE_LOCK, PART).await?;
-        // Not more at once than the pool has sessions for, or they would wait for each other's.
+        // Not more at once than half of the pool has sessions for, or they would wait for each other's.
+        let at_once = usize::try_from(self.pool.options().get_max_connections() / 2).map_or(1, |half| half.max(1));
         let parts: Vec<_> = lanes.iter().map(|lane| self.erase_in(lane, user)).collect();
-        let erased: Vec<_> = stream::iter(parts).buffered(self.lanes_at_once).try_collect().await?;
+        let erased: Vec<_> = stream::iter(parts).buffered(at_once).try_collect().await?;
         still.end().await;
         let memberships: i64 = erased.iter().map(|(memberships, _, _)| memberships).sum();
         let history: i64 = erased.iter().map(|(_, history, _)| history).sum();

@@ -70,8 +70,6 @@ pub struct PostgresLedger {
     homes: IdCache<SegmentId, i32>,
     /// Erasures at once: each has a connection beside the pool's.
     erasures: Semaphore,
-    /// Lanes that one call works on at once, where each may take long.
-    lanes_at_once: usize,
     /// When the partitions of the histories were last looked at.
     partitions_seen: Mutex<Option<Instant>>,
     /// Whether Citus distributes the lanes.
@@ -100,7 +98,6 @@ impl PostgresLedger {
             ids: IdCache::new(ID_CACHE_ENTRIES),
             homes: IdCache::new(ID_CACHE_ENTRIES),
             erasures: Semaphore::new(ERASURES_AT_ONCE),
-            lanes_at_once: usize::try_from(options.max_connections() / 2).map_or(1, |half| half.max(1)),
             partitions_seen: Mutex::default(),
             distributed,
             probe: connect::Probe::default(),

@@ -66,7 +66,7 @@ SELECT id FROM here
 
 /// How many memberships a segment has on average. `$1` tables.
 const ESTIMATE: &str = r#"
-SELECT (sum(greatest(c.reltuples, 0))::bigint / nullif((SELECT count(*) FROM "{base}".segment), 0))
+SELECT sum(greatest(c.reltuples, 0))::bigint / nullif((SELECT count(*) FROM "{base}".segment), 0)
   FROM pg_class c WHERE c.oid = ANY($1::text[]::regclass[])
 "#;
 
@@ -108,7 +108,8 @@ const FOUND: &str = r#"
 SELECT (extract(epoch FROM now) * 1000000)::bigint, members, drift, here FROM found
 "#;
 
-/// What the recount of one segment may take: of 100,000,000 members it takes a minute, which is more than other statements may.
+/// What the recount of one segment may take: by the half second of 1,000,000 members, 100,000,000 take about a minute, which is more than other
+/// statements may.
 const ONE: Duration = Duration::from_secs(1_200);
 const BEGIN_ONE: &str = "SET LOCAL statement_timeout = '10 min'";
 const LOCK_WAIT: &str = "SET LOCAL lock_timeout = '2 s'";

@@ -160,7 +160,7 @@ impl Ledger for SqliteLedger {
     }
 
     async fn segment(&self, name: &SegmentName) -> Result<Option<SegmentInfo>, LedgerError> {
-        self.one_segment(name).await
+        self.one_segment(name, &self.readers).await
     }
 
     async fn segments(&self, after: Option<&SegmentName>, limit: u32) -> Result<SegmentPage, LedgerError> {

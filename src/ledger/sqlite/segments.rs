@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::{FromRow, SqliteConnection};
+use sqlx::{FromRow, SqliteConnection, SqliteExecutor};
 
 use super::count::{MEMBERS, instant};
 use super::{NOW, SqliteLedger, json, text, timestamp};
@@ -58,9 +58,6 @@ pub(super) async fn look_up<'a>(
         .collect())
 }
 
-/// How often a segment is put that is deleted meanwhile.
-const TRIES: u32 = 4;
-
 impl SqliteLedger {
     /// The segment of each name, created where a valid pair names it first and the limit leaves room.
     pub(super) async fn segments_of<'a>(
@@ -104,20 +101,6 @@ impl SqliteLedger {
     }
 
     pub(super) async fn upsert_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError> {
-        for _ in 0..TRIES {
-            let created = self.put_once(segment).await?;
-            // Who deletes it in between came after the first put, and before the second.
-            if let Some(segment) = self.one_segment(&segment.name).await? {
-                return Ok(PutSegment { created, segment });
-            }
-        }
-        Err(LedgerError::Timeout(
-            "the segment was deleted each time that it was put".to_owned(),
-        ))
-    }
-
-    /// Whether there was none.
-    async fn put_once(&self, segment: &NewSegment) -> Result<bool, LedgerError> {
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let stands: bool = sqlx::query_scalar("SELECT count(*) > 0 FROM segment WHERE name = ?1")
             .bind(segment.name.as_str())
@@ -135,15 +118,25 @@ impl SqliteLedger {
         .await?;
         // A pair that was known to change nothing may change something by another window.
         super::remove::raise_epoch(&mut transaction).await?;
+        // Before the commit: afterwards somebody may delete it.
+        let segment = self.one_segment(&segment.name, &mut *transaction).await?;
         transaction.commit().await?;
-        Ok(!stands)
+        let segment = segment.ok_or_else(|| LedgerError::Internal("a segment was put and is not there".to_owned()))?;
+        Ok(PutSegment {
+            created: !stands,
+            segment,
+        })
     }
 
-    pub(super) async fn one_segment(&self, name: &SegmentName) -> Result<Option<SegmentInfo>, LedgerError> {
+    pub(super) async fn one_segment(
+        &self,
+        name: &SegmentName,
+        session: impl SqliteExecutor<'_>,
+    ) -> Result<Option<SegmentInfo>, LedgerError> {
         let row: Option<Row> = sqlx::query_as(text(select("s.name = ?2", "")))
             .bind(self.clock())
             .bind(name.as_str())
-            .fetch_optional(&self.readers)
+            .fetch_optional(session)
             .await?;
         row.map(Row::into_info).transpose()
     }

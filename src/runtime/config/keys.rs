@@ -164,7 +164,7 @@ pub const KEYS: &[Key] = {
             "database_max_connections",
             "NUMBER",
             Some("10"),
-            "The most Postgres connections of this process",
+            "The most Postgres connections of the pool; a job and each of at most two erasures at once hold one beside it",
         ),
         Key {
             many: true,

@@ -95,7 +95,7 @@ impl Merged {
         let mut problems = Vec::new();
         for (name, value) in parsed.unwrap_or_default() {
             match (Key::named(&name), value.texts()) {
-                (None, _) => problems.push(unknown(name, &origin)),
+                (None, _) => problems.push(unknown(name, path, &origin)),
                 (Some(_), None) => {}
                 (Some(key), Some(texts)) if key.many || texts.len() == 1 => self.set(key, origin.clone(), texts),
                 (Some(key), Some(_)) => problems.push(Problem {
@@ -138,7 +138,7 @@ fn is_service_link(rest: &str) -> bool {
 }
 
 /// A key that is none of ours. What does not look like the name of one is not repeated: it may be a line whose value, a password, slipped into it.
-fn unknown(name: String, origin: &Origin) -> Problem {
+fn unknown(name: String, path: &Path, origin: &Origin) -> Problem {
     if looks_like_a_name(&name) {
         return Problem {
             message: format!("is no key of the configuration{}", nearest(&name)),
@@ -148,10 +148,7 @@ fn unknown(name: String, origin: &Origin) -> Problem {
     }
     Problem {
         key: "config".to_owned(),
-        place: match origin {
-            Origin::File(path) => path.display().to_string(),
-            other => other.describe("config"),
-        },
+        place: path.display().to_string(),
         message: "holds a key that is no name (it is not repeated here): is a blank missing behind a colon, or a quote not closed?"
             .to_owned(),
     }
