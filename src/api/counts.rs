@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use compact_str::{CompactString, ToCompactString};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -73,13 +74,14 @@ impl SegmentCount {
     }
 
     /// Weak: equal tags mean an equal count of equal standing, while `as_of` may have moved on.
-    fn tag(&self) -> String {
-        format!(
-            "W/\"{}{}-{}\"",
-            self.count,
-            if self.exact { "" } else { "-stale" },
-            self.resolution_seconds
-        )
+    fn tag(&self) -> CompactString {
+        // Without `format!`, which would be a good part of an answer from memory.
+        let mut tag = CompactString::const_new("W/\"");
+        tag.push_str(&self.count.to_compact_string());
+        tag.push_str(if self.exact { "-" } else { "-stale-" });
+        tag.push_str(&self.resolution_seconds.to_compact_string());
+        tag.push('"');
+        tag
     }
 }
 
@@ -127,19 +129,19 @@ pub(crate) async fn one(
     } else {
         Json(count).into_response()
     };
-    Ok(tagged(response, tag, age))
+    Ok(tagged(response, &tag, age))
 }
 
 /// What [`one`] answers to a request without a condition.
 pub(crate) fn answered(api: &Api, answer: CountAnswer) -> Response {
     let count = SegmentCount::new(answer, api.rules().resolution());
     let (tag, age) = (count.tag(), count.age());
-    tagged(Json(count).into_response(), tag, age)
+    tagged(Json(count).into_response(), &tag, age)
 }
 
-fn tagged(mut response: Response, tag: String, age: HeaderValue) -> Response {
+fn tagged(mut response: Response, tag: &str, age: HeaderValue) -> Response {
     let headers = response.headers_mut();
-    if let Ok(tag) = HeaderValue::try_from(tag) {
+    if let Ok(tag) = HeaderValue::from_str(tag) {
         headers.insert(header::ETAG, tag);
     }
     headers.insert(header::AGE, age);

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use compact_str::{CompactString, ToCompactString, format_compact};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 use tower::{Layer, Service};
@@ -243,17 +244,17 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// Names for requests that bring none.
+/// Names for requests that bring none: one of the process, and a number.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
-    process: u32,
+    process: CompactString,
     next: AtomicU64,
 }
 
 impl RequestIds {
     pub(crate) fn new() -> Self {
         Self {
-            process: rand::random(),
+            process: format_compact!("{:08x}-", rand::random::<u32>()),
             next: AtomicU64::new(1),
         }
     }
@@ -264,8 +265,9 @@ impl RequestIds {
             !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID && bytes.iter().all(u8::is_ascii_graphic)
         });
         given.cloned().unwrap_or_else(|| {
-            let id = format!("{:08x}-{:x}", self.process, self.next.fetch_add(1, Ordering::Relaxed));
-            HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("-"))
+            let mut id = self.process.clone();
+            id.push_str(&self.next.fetch_add(1, Ordering::Relaxed).to_compact_string());
+            HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("-"))
         })
     }
 }

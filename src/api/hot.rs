@@ -4,8 +4,6 @@
 //! is not plainly one of them (a query, a condition, a body, a wrong name, a count that must be fetched) is the router's, which answers
 //! these the same way; so nothing is refused here.
 
-use std::borrow::Cow;
-
 use axum::http::{HeaderMap, Method, Request, header};
 use axum::response::Response;
 use hyper::body::Incoming;
@@ -50,11 +48,17 @@ fn is_plain(headers: &HeaderMap) -> bool {
 
 fn name(path: &str) -> Option<SegmentName> {
     let encoded = path.strip_prefix(BEFORE)?.strip_suffix(AFTER)?;
-    if encoded.contains('/') || !is_encoded(encoded) {
+    if encoded.contains('/') {
         return None;
     }
-    let text: Cow<'_, str> = percent_decode_str(encoded).decode_utf8().ok()?;
-    SegmentName::new(text).ok()
+    // Most names have nothing to decode.
+    if !encoded.contains('%') {
+        return SegmentName::new(encoded).ok();
+    }
+    if !is_encoded(encoded) {
+        return None;
+    }
+    SegmentName::new(percent_decode_str(encoded).decode_utf8().ok()?).ok()
 }
 
 #[cfg(test)]
