@@ -98,6 +98,15 @@ pub struct Swept {
     pub partitions: i64,
 }
 
+/// About how much a ledger holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Its segments.
+    pub segments: u64,
+    /// Its memberships, over or not.
+    pub members: u64,
+}
+
 /// What a recount found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recount {

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use crate::counting::{Pair, Removal, SegmentId, SegmentName, UserId, Window};
 
 pub use error::LedgerError;
-pub use jobs::{ArchiveBatch, ArchiveCursor, Job, JobId, JobReport, JobResult, JobState, Recount, Swept};
+pub use jobs::{ArchiveBatch, ArchiveCursor, Extent, Job, JobId, JobReport, JobResult, JobState, Recount, Swept};
 pub use open::{Location, LocationError, open};
 #[doc(hidden)]
 pub use postgres::recording_for_bench;
@@ -166,11 +166,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`LedgerError`]
     async fn identity(&self) -> Result<String, LedgerError>;
 
-    /// About how many members a segment has, as far as that is known without counting.
+    /// About how much there is, as far as that is known without counting.
     ///
     /// # Errors
     /// [`LedgerError`]
-    async fn typical_members(&self) -> Result<Option<u64>, LedgerError> {
+    async fn extent(&self) -> Result<Option<Extent>, LedgerError> {
         Ok(None)
     }
 

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::SharedCache;
 use crate::counting::SegmentId;
-use crate::ledger::{Job, JobId, JobReport, JobResult, LedgerError, SharedLedger};
+use crate::ledger::{Extent, Job, JobId, JobReport, JobResult, LedgerError, SharedLedger};
 
 use super::ServiceError;
 use super::metrics::Metrics;
@@ -29,7 +29,7 @@ const SEGMENTS_AT_ONCE: u32 = 1_000;
 /// Groups of segments that are recounted at once, each in a snapshot of its own.
 const GROUPS_AT_ONCE: usize = 2;
 /// Members of a group at first, where it is known about how many a segment has: a group reads nearly every block of the tables, whatever its size,
-/// so few large ones are better than many small ones. And its segments where nothing is known.
+/// so few large ones are better than many small ones. And its segments where nothing is known. See [`first_group`].
 const FIRST_MEMBERS: u64 = 1_000_000;
 const FIRST_GROUP: usize = 32;
 /// The segments of the largest group.
@@ -235,7 +235,8 @@ impl Maintenance {
     async fn refresh_steps(&self, options: &RefreshOptions, tally: &Tally) -> Result<(), ServiceError> {
         let started = Instant::now();
         let mut seen = BTreeSet::new();
-        let mut group = self.first_group().await?;
+        let extent = self.ledger.extent().await?;
+        let mut group = None;
         loop {
             let next = self.ledger.least_recently_recounted(SEGMENTS_AT_ONCE).await?;
             let unseen: Vec<SegmentId> = next.into_iter().filter(|segment| seen.insert(*segment)).collect();
@@ -243,20 +244,21 @@ impl Maintenance {
                 return Ok(());
             }
             let mut waiting = VecDeque::from(unseen);
+            let group = group.get_or_insert_with(|| first_group(extent, waiting.len()));
             let mut under_way = FuturesUnordered::new();
             loop {
                 let stops = options.stop.is_cancelled() || started.elapsed() >= options.budget;
                 while !stops && under_way.len() < GROUPS_AT_ONCE && !waiting.is_empty() {
-                    let next = waiting.drain(..group.min(waiting.len())).collect();
+                    let next = waiting.drain(..waiting.len().min(*group)).collect();
                     under_way.push(self.recount(next));
                 }
                 match under_way.next().await.transpose()? {
                     None => break,
                     Some(Recounted::Done { segments, drift, took }) => {
-                        group = match took {
-                            took if took > SNAPSHOT => (group / 2).max(1),
-                            took if took < SNAPSHOT / 2 => (group * 2).min(LARGEST_GROUP),
-                            _ => group,
+                        *group = match took {
+                            took if took > SNAPSHOT => (*group / 2).max(1),
+                            took if took < SNAPSHOT / 2 => (*group * 2).min(LARGEST_GROUP.max(*group)),
+                            _ => *group,
                         };
                         tally.add(|report| {
                             report.processed += segments;
@@ -264,7 +266,7 @@ impl Maintenance {
                         });
                     }
                     Some(Recounted::TooMany(segments)) => {
-                        group = (segments.len() / 4).max(1);
+                        *group = (segments.len() / 4).max(1);
                         segments
                             .into_iter()
                             .rev()
@@ -277,12 +279,6 @@ impl Maintenance {
                 return Ok(());
             }
         }
-    }
-
-    async fn first_group(&self) -> Result<usize, ServiceError> {
-        let typical = self.ledger.typical_members().await?;
-        let segments = typical.map(|members| usize::try_from(FIRST_MEMBERS / members.max(1)).unwrap_or(usize::MAX));
-        Ok(segments.map_or(FIRST_GROUP, |segments| segments.clamp(1, LARGEST_GROUP)))
     }
 
     /// Recounts segments and puts their counts into the cache, claimed before the recount began as every reader does.
@@ -324,6 +320,19 @@ impl Maintenance {
             took,
         })
     }
+}
+
+/// How many of `waiting` segments a group has at first: all of them where these are all that there are and have no more members than the groups that
+/// are recounted at once, since a ledger that is read whole is read fastest.
+fn first_group(extent: Option<Extent>, waiting: usize) -> usize {
+    let Some(Extent { segments, members }) = extent else {
+        return FIRST_GROUP;
+    };
+    if members <= FIRST_MEMBERS * GROUPS_AT_ONCE as u64 && segments <= waiting as u64 {
+        return waiting;
+    }
+    let typical = (members / segments.max(1)).max(1);
+    usize::try_from(FIRST_MEMBERS / typical).map_or(LARGEST_GROUP, |segments| segments.clamp(1, LARGEST_GROUP))
 }
 
 /// What the recount of a group of segments brought.

@@ -135,63 +135,71 @@ pub async fn a_recount_of_many_finds_the_one_whose_counters_differ_whatever_they
     let clock = clock();
     let place = world.place();
     let ledger = place.ledger(&settings(360_000, 60, Some(&clock))).await;
-    let names = ["a", "b", "c", "d"];
-    let pairs: Vec<_> = names
-        .iter()
-        .flat_map(|segment| (0..40_i64).map(|n| pair_at(segment, &format!("u{n}"), after(start(), -n * 900 * SECOND))))
-        .collect();
-    ledger.record(&pairs).await.unwrap();
-    let mut ids = Vec::new();
-    for segment in names {
-        ids.push(id(&ledger, segment).await);
-    }
-    let drifts = async || -> Vec<i64> {
-        let found = ledger.recount(&ids).await.unwrap();
-        assert_eq!(found.iter().map(|one| one.segment).collect::<Vec<_>>(), ids);
-        assert!(found.iter().all(|one| one.members == 40), "{found:?}");
-        found.iter().map(|one| one.drift).collect()
-    };
-    assert_eq!(drifts().await, [0; 4]);
-    // One more here and one less there: the sums stay as they are.
-    for (table, column, third) in [
-        ("segment_bucket", "expires_at", ids[2]),
-        ("segment_span", "span_end", ids[2]),
-    ] {
-        for (change, which) in [("+", "max"), ("-", "min")] {
-            place
-                .tamper(&format!(
-                    "UPDATE {{lane}}.{table} SET members = members {change} 1
-                      WHERE segment_id = {0} AND {column} = (SELECT {which}({column}) FROM {{lane}}.{table} WHERE segment_id = {0})",
-                    third.0
-                ))
-                .await;
-        }
-        assert_eq!(drifts().await, [0, 0, 2, 0], "{table}");
-        assert_eq!(drifts().await, [0; 4], "{table}: mended");
-    }
-    // A counter of something that nobody is in.
-    place
-        .tamper(&format!(
-            "DELETE FROM {{lane}}.membership WHERE segment_id = {} AND user_id = 'u7'",
-            ids[1].0
-        ))
-        .await;
-    let found = ledger.recount(&ids).await.unwrap();
-    assert_eq!(
-        found.iter().map(|one| one.members).collect::<Vec<_>>(),
-        [40, 39, 40, 40]
-    );
-    assert!(found[1].drift > 0, "{found:?}");
-    assert_eq!(
-        ledger
-            .recount(&ids)
-            .await
-            .unwrap()
+    // All that there are, then few among many: the one is read whole, the other by key.
+    for (names, others) in [(["a", "b", "c", "d"], 0), (["e", "f", "g", "h"], 20)] {
+        let lone: Vec<_> = (0..others)
+            .map(|n| pair_at(&format!("lone-{n}"), "u", start()))
+            .collect();
+        ledger.record(&lone).await.unwrap();
+        let pairs: Vec<_> = names
             .iter()
-            .map(|one| one.drift)
-            .sum::<i64>(),
-        0
-    );
+            .flat_map(|segment| {
+                (0..40_i64).map(|n| pair_at(segment, &format!("u{n}"), after(start(), -n * 900 * SECOND)))
+            })
+            .collect();
+        ledger.record(&pairs).await.unwrap();
+        let mut ids = Vec::new();
+        for segment in names {
+            ids.push(id(&ledger, segment).await);
+        }
+        let drifts = async || -> Vec<i64> {
+            let found = ledger.recount(&ids).await.unwrap();
+            assert_eq!(found.iter().map(|one| one.segment).collect::<Vec<_>>(), ids);
+            assert!(found.iter().all(|one| one.members == 40), "{found:?}");
+            found.iter().map(|one| one.drift).collect()
+        };
+        assert_eq!(drifts().await, [0; 4]);
+        // One more here and one less there: the sums stay as they are.
+        for (table, column, third) in [
+            ("segment_bucket", "expires_at", ids[2]),
+            ("segment_span", "span_end", ids[2]),
+        ] {
+            for (change, which) in [("+", "max"), ("-", "min")] {
+                place
+                    .tamper(&format!(
+                        "UPDATE {{lane}}.{table} SET members = members {change} 1
+                          WHERE segment_id = {0} AND {column} = (SELECT {which}({column}) FROM {{lane}}.{table} WHERE segment_id = {0})",
+                        third.0
+                    ))
+                    .await;
+            }
+            assert_eq!(drifts().await, [0, 0, 2, 0], "{table}");
+            assert_eq!(drifts().await, [0; 4], "{table}: mended");
+        }
+        // A counter of something that nobody is in.
+        place
+            .tamper(&format!(
+                "DELETE FROM {{lane}}.membership WHERE segment_id = {} AND user_id = 'u7'",
+                ids[1].0
+            ))
+            .await;
+        let found = ledger.recount(&ids).await.unwrap();
+        assert_eq!(
+            found.iter().map(|one| one.members).collect::<Vec<_>>(),
+            [40, 39, 40, 40]
+        );
+        assert!(found[1].drift > 0, "{found:?}");
+        assert_eq!(
+            ledger
+                .recount(&ids)
+                .await
+                .unwrap()
+                .iter()
+                .map(|one| one.drift)
+                .sum::<i64>(),
+            0
+        );
+    }
 }
 
 pub async fn one_exclusive_job_runs_at_a_time_and_a_dead_one_is_forgotten(world: World) {

@@ -219,6 +219,19 @@ async fn a_refresh_of_small_segments_takes_many_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_small_ledger_is_recounted_whole() {
+    let ledger = ModelLedger::new();
+    segments(&ledger, 900).await;
+    let service = start(&ledger, memory(), ServiceConfig::default());
+    for (typical, sizes) in [(2_000, [900].as_slice()), (2_500, &[400, 400, 100])] {
+        *ledger.typical_members.lock().unwrap() = Some(typical);
+        service.refresh(RefreshOptions::default(), watch().0).await.unwrap();
+        assert_eq!(*ledger.recounts.lock().unwrap(), sizes, "{typical} members each");
+        ledger.recounts.lock().unwrap().clear();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_group_that_takes_longer_than_a_statement_may_is_recounted_in_smaller_ones() {
     let ledger = ModelLedger::new();
     segments(&ledger, 40).await;

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use segment_counter::counting::{Pair, Removal, SegmentId, SegmentName, UserId};
 use segment_counter::ledger::{
-    ArchiveBatch, ArchiveCursor, Count, Erasure, Job, JobId, JobReport, JobResult, JobState, Ledger, LedgerError,
-    NewSegment, PutSegment, Recorded, Recount, RemovalOutcome, Removed, SchemaState, SegmentInfo, SegmentPage,
-    Settings, Swept,
+    ArchiveBatch, ArchiveCursor, Count, Erasure, Extent, Job, JobId, JobReport, JobResult, JobState, Ledger,
+    LedgerError, NewSegment, PutSegment, Recorded, Recount, RemovalOutcome, Removed, SchemaState, SegmentInfo,
+    SegmentPage, Settings, Swept,
 };
 use tokio::time::sleep;
 
@@ -233,8 +233,13 @@ impl Ledger for ModelLedger {
         Ok(ids)
     }
 
-    async fn typical_members(&self) -> Result<Option<u64>, LedgerError> {
-        Ok(*self.typical_members.lock().unwrap())
+    async fn extent(&self) -> Result<Option<Extent>, LedgerError> {
+        let segments = self.state.lock().unwrap().members.len() as u64;
+        let typical = *self.typical_members.lock().unwrap();
+        Ok(typical.map(|typical| Extent {
+            segments,
+            members: segments * typical,
+        }))
     }
 
     async fn recount(&self, segments: &[SegmentId]) -> Result<Vec<Recount>, LedgerError> {

@@ -1,78 +1,90 @@
-//! The archive: moves what has ended into the history, and clears the counters of the past.
+//! The archive: moves what has ended into the history.
 
-use sqlx::postgres::PgRow;
-use sqlx::{Connection, FromRow, PgConnection};
+use sqlx::{Connection, PgConnection};
 
 use super::lanes::Lane;
 use super::session::{STEP, is_lock_timeout, over};
 use super::{PostgresLedger, Statement, partitions};
-use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError, Swept};
+use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError};
 
 /// How many heap blocks (8 KiB each) one batch looks at: what bounds a batch in a table where nothing has ended.
 const BLOCKS: i64 = 4_096;
 /// More memberships than this fit into no block: each takes 48 bytes and its place in the block's list 4.
 const ROWS_OF_A_BLOCK: i64 = 157;
-/// How many counters one statement of the sweep clears.
-const SWEEP_CHUNK: i64 = 10_000;
 
 /// How long a batch waits for a row that somebody writes. Far shorter than the second after which a server looks for deadlocks: of an archive and a
 /// writer that wait for each other, it is the archive that gives up.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'";
 
-/// Moves rows that ended before now - `$2` µs into the history, from the place `$3` of the heap up to the block `$4`.
+/// Moves rows that ended before now - `$2` µs into the history, from the place `$3` of the heap to the one before `$4`.
 ///
 /// Walks the heap by TID ranges, since there is no index on expires_at, and deletes what it finds: half the work of locking rows first and then
-/// deleting what was locked. A row that is being renewed is waited for, and looked at again.
+/// deleting what was locked. A row that is being renewed is waited for, and looked at again. What was moved is told by the command's own count:
+/// to count what was deleted costs a tenth more.
 ///
 /// Rows of a segment that was deleted, or lives in another lane, are left alone: they are the sweep's, or a copy that is being made.
 /// So are those that bear a removal: [`MOVE_MARKED`] is for them.
 const MOVE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, now - $2 * interval '1 microsecond' AS ended_by FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
-){reach}, gone AS (
+), gone AS (
   DELETE FROM "{lane}".membership m
-   WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND {until}
+   WHERE {place}
      AND m.expires_at <= (SELECT ended_by FROM instant) AND m.removed_at IS NULL
      AND EXISTS (SELECT FROM "{base}".segment s WHERE s.id = m.segment_id AND s.lane = {number})
   RETURNING m.segment_id, m.user_id, m.expires_at
-), kept AS (
-  INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
-  SELECT g.segment_id, g.user_id, g.expires_at, i.now FROM gone g, instant i
 )
-SELECT (SELECT count(*) FROM gone), {answer}
+INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
+SELECT g.segment_id, g.user_id, g.expires_at, i.now FROM gone g, instant i
 "#;
 
-/// How far `$5` of those rows reach.
-const REACH: &str = r#", reach AS MATERIALIZED (
-  SELECT count(*) AS ended, max(tid) AS last, coalesce(bool_or(marked), false) AS marked
-    FROM (SELECT m.ctid AS tid, m.removed_at IS NOT NULL AS marked FROM "{lane}".membership m
-           WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,0)', $4)::tid
-             AND m.expires_at <= (SELECT ended_by FROM instant)
-           LIMIT $5) first
-)"#;
+/// How far the first `$5` rows reach that ended in that range: how many there are, the place of the last of them, and whether any bears a removal.
+const REACH: &str = r#"
+SELECT count(*), ((max(tid)::text::point)[0])::bigint << 16 | ((max(tid)::text::point)[1])::bigint, coalesce(bool_or(marked), false)
+  FROM (SELECT m.ctid AS tid, m.removed_at IS NOT NULL AS marked FROM "{lane}".membership m
+         WHERE {place}
+           AND m.expires_at <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond')
+         LIMIT $5) first
+"#;
 
-/// Whether one of those rows bears a removal.
-const MARKED: &str = r#"EXISTS (
+/// Whether any row that ended in that range bears a removal.
+const MARKED: &str = r#"
+SELECT EXISTS (
   SELECT FROM "{lane}".membership m
-   WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,0)', $4)::tid
-     AND m.removed_at IS NOT NULL AND m.expires_at <= (SELECT ended_by FROM instant))"#;
+   WHERE {place}
+     AND m.removed_at IS NOT NULL AND m.expires_at <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond'))
+"#;
 
-/// At most `$5` rows. Answers how many were moved, how many had ended, the place of the last of those, and whether any bears a removal.
-pub(super) fn move_some() -> String {
-    MOVE.replace("{reach}", REACH)
-        .replace("{until}", "m.ctid <= (SELECT last FROM reach)")
-        .replace(
-            "{answer}",
-            "ended, ((last::text::point)[0])::bigint << 16 | ((last::text::point)[1])::bigint, marked FROM reach",
-        )
+const PLACE: &str =
+    "m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,%s)', $4 >> 16, $4 & 65535)::tid";
+
+/// The statements that move what bears no removal, where nobody holds it for long.
+#[derive(Debug)]
+pub(super) struct Quick<T> {
+    all: T,
+    reach: T,
+    marked: T,
 }
 
-/// All of them: to see how far so many rows reach is a tenth of the work, and behind a batch that was full the table is about as dense as in it.
-/// Answers how many were moved, and whether any bears a removal.
-pub(super) fn move_all() -> String {
-    MOVE.replace("{reach}", "")
-        .replace("{until}", "m.ctid < format('(%s,0)', $4)::tid")
-        .replace("{answer}", MARKED)
+impl Quick<String> {
+    pub(super) fn new() -> Self {
+        let text = |template: &str| template.replace("{place}", PLACE);
+        Self {
+            all: text(MOVE),
+            reach: text(REACH),
+            marked: text(MARKED),
+        }
+    }
+}
+
+impl<T> Quick<T> {
+    pub(super) fn map<U>(&self, change: impl Fn(&T) -> U) -> Quick<U> {
+        Quick {
+            all: change(&self.all),
+            reach: change(&self.reach),
+            marked: change(&self.marked),
+        }
+    }
 }
 
 /// The same for rows that bear removals, and where a row is locked for longer than a batch may wait: it locks what it finds, and leaves alone what
@@ -123,6 +135,15 @@ struct Place {
     full: i64,
 }
 
+/// The block that a place is in, and the place where a block begins.
+fn block_of(position: i64) -> i64 {
+    position >> 16
+}
+
+fn start_of(block: i64) -> i64 {
+    block << 16
+}
+
 /// So many blocks are moved without a look at most: what is in them is four batches at worst.
 fn most_blocks(limit: i64) -> i64 {
     4 * limit / ROWS_OF_A_BLOCK
@@ -130,28 +151,6 @@ fn most_blocks(limit: i64) -> i64 {
 
 /// `$1` the table of a lane's memberships: how many heap blocks it has.
 pub(super) const HEAP_BLOCKS: &str = "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
-
-/// `$1` clock: forgets the erasures whose suppression keeps nothing out any more.
-pub(super) const FORGET_SUPPRESSIONS: &str =
-    "DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())";
-
-/// `$1` clock, `$2` settle (µs), `$3` how many: clears counters of the past.
-///
-/// Writers leave counters alone from settle / 2 on, so nobody waits for these rows. Segment by segment, since the key begins with it: a walk
-/// through the whole table for each chunk would grow with what is still to come.
-pub(super) fn sweep(table: &str, column: &str) -> String {
-    format!(
-        "DELETE FROM \"{{lane}}\".{table} WHERE ctid = ANY (ARRAY(
-           SELECT c.tid
-             FROM \"{{base}}\".segment s
-            CROSS JOIN LATERAL (
-                    SELECT ctid AS tid FROM \"{{lane}}\".{table} t
-                     WHERE t.segment_id = s.id
-                       AND t.{column} <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond')) c
-            WHERE s.lane = {{number}}
-            LIMIT $3))"
-    )
-}
 
 impl PostgresLedger {
     pub(super) async fn archive_one_batch(
@@ -184,7 +183,7 @@ impl PostgresLedger {
         Ok(ArchiveBatch { moved, next })
     }
 
-    /// One batch of a lane by one of the three statements: how many memberships were moved, and where to go on in it.
+    /// One batch of a lane: how many memberships were moved, and where to go on in it.
     async fn move_some(
         &self,
         session: &mut PgConnection,
@@ -193,15 +192,16 @@ impl PostgresLedger {
         limit: i64,
     ) -> Result<(i64, Option<Place>), LedgerError> {
         partitions::ensure(self, session).await?;
-        if from.full > 0
-            && let Some(done) = self.move_all(session, lane, from, limit).await?
+        if let Some(quick) = &lane.archive
+            && from.full > 0
+            && let Some(done) = self.move_all(session, lane, quick, from, limit).await?
         {
             return Ok(done);
         }
         let from = from.position;
-        let to = (from >> 16) + BLOCKS;
+        let to = block_of(from) + BLOCKS;
         let tried = match &lane.archive {
-            Some(quick) => self.try_to_move(session, quick, from, to, Some(limit)).await?,
+            Some(quick) => self.move_first(session, quick, from, to, limit).await?,
             None => None,
         };
         let (mut moved, dealt_with, last, marked) = match tried {
@@ -211,11 +211,11 @@ impl PostgresLedger {
         // A full batch goes on after its last row.
         let next = last.filter(|_| dealt_with >= limit);
         if marked {
-            let to = next.map_or(to, |last| (last >> 16) + 1);
+            let to = next.map_or(to, |last| block_of(last) + 1);
             moved += self.move_marked(session, lane, from, to, limit).await?.0;
         }
         if let Some(position) = next {
-            let full = (position >> 16) - (from >> 16) + 1;
+            let full = block_of(position) - block_of(from) + 1;
             let full = if full <= most_blocks(limit) { full } else { 0 };
             return Ok((moved, Some(Place { position, full })));
         }
@@ -223,18 +223,27 @@ impl PostgresLedger {
         Ok((moved, next.map(|position| Place { position, full: 0 })))
     }
 
-    /// [`move_all`] of about as many blocks as a full batch took; `None` where somebody holds a row for long.
+    /// All of about as many blocks as a full batch took: to see how far so many rows reach is a tenth of the work, and behind a batch that was full
+    /// the table is about as dense as in it. `None` where somebody holds a row for long.
     async fn move_all(
         &self,
         session: &mut PgConnection,
         lane: &Lane,
+        quick: &Quick<Statement>,
         from: Place,
         limit: i64,
     ) -> Result<Option<(i64, Option<Place>)>, LedgerError> {
-        let Some(all) = &lane.archive_all else { return Ok(None) };
-        let to = (from.position >> 16) + 1 + from.full;
-        let tried: Option<(i64, bool)> = self.try_to_move(session, all, from.position, to, None).await?;
-        let Some((mut moved, marked)) = tried else {
+        let to = block_of(from.position) + 1 + from.full;
+        // Before the move: afterwards its own dead rows would be in the way.
+        let marked: bool = sqlx::query_scalar(quick.marked.clone())
+            .bind(self.clock())
+            .bind(self.settle_micros())
+            .bind(from.position)
+            .bind(start_of(to))
+            .fetch_one(&mut *session)
+            .await?;
+        let tried = self.try_to_move(session, quick, from.position, start_of(to)).await?;
+        let Some(mut moved) = tried else {
             return Ok(None);
         };
         if marked {
@@ -251,45 +260,62 @@ impl PostgresLedger {
         Ok(Some((moved, next.map(|position| Place { position, full }))))
     }
 
+    /// At most about `limit` rows of the blocks before `to`; `None` where somebody holds one for long.
+    async fn move_first(
+        &self,
+        session: &mut PgConnection,
+        quick: &Quick<Statement>,
+        from: i64,
+        to: i64,
+        limit: i64,
+    ) -> Result<Option<Moved>, LedgerError> {
+        let (ended, last, marked): (i64, Option<i64>, bool) = sqlx::query_as(quick.reach.clone())
+            .bind(self.clock())
+            .bind(self.settle_micros())
+            .bind(from)
+            .bind(start_of(to))
+            .bind(limit)
+            .fetch_one(&mut *session)
+            .await?;
+        let Some(last) = last else {
+            return Ok(Some((0, 0, None, false)));
+        };
+        let moved = self.try_to_move(session, quick, from, last + 1).await?;
+        Ok(moved.map(|moved| (moved, ended, Some(last), marked)))
+    }
+
     /// The place where a block begins; `None` behind the last one.
     async fn block(&self, session: &mut PgConnection, lane: &Lane, block: i64) -> Result<Option<i64>, LedgerError> {
         let blocks: i64 = sqlx::query_scalar(lane.heap_blocks.clone())
             .bind(format!("{}.membership", lane.schema))
             .fetch_one(session)
             .await?;
-        Ok((block < blocks).then_some(block << 16))
+        Ok((block < blocks).then_some(start_of(block)))
     }
 
-    /// [`move_some`] or [`move_all`], which wait for a row for a moment only: `None` where somebody holds one for longer.
-    async fn try_to_move<T>(
+    /// [`MOVE`], which waits for a row for a moment only: `None` where somebody holds one for longer.
+    async fn try_to_move(
         &self,
         session: &mut PgConnection,
-        statement: &Statement,
+        quick: &Quick<Statement>,
         from: i64,
-        to: i64,
-        limit: Option<i64>,
-    ) -> Result<Option<T>, sqlx::Error>
-    where
-        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
-    {
+        until: i64,
+    ) -> Result<Option<i64>, LedgerError> {
         let mut transaction = session.begin_with(BEGIN).await?;
-        let mut moving = sqlx::query_as(statement.clone())
+        let moving = sqlx::query(quick.all.clone())
             .bind(self.clock())
             .bind(self.settle_micros())
             .bind(from)
-            .bind(to);
-        if let Some(limit) = limit {
-            moving = moving.bind(limit);
-        }
-        match moving.fetch_one(&mut *transaction).await {
+            .bind(until);
+        match moving.execute(&mut *transaction).await {
             Err(error) if is_lock_timeout(&error) => {
                 transaction.rollback().await?;
                 Ok(None)
             }
             moved => {
-                let moved = moved?;
+                let moved = moved?.rows_affected();
                 transaction.commit().await?;
-                Ok(Some(moved))
+                Ok(Some(i64::try_from(moved).unwrap_or(i64::MAX)))
             }
         }
     }
@@ -312,39 +338,5 @@ impl PostgresLedger {
             .bind(self.settings.rules.memory_micros() + self.settle_micros())
             .fetch_one(session)
             .await
-    }
-
-    pub(super) async fn sweep_past(&self, keep_days: u32) -> Result<Swept, LedgerError> {
-        let mut counters = 0;
-        let lanes = self.all_lanes().await?;
-        for lane in lanes.iter() {
-            counters += self.sweep_counters(lane).await?;
-            self.clear_deleted(lane, false).await?;
-        }
-        self.clear_after_moves(&lanes).await?;
-        let spent = sqlx::query(lanes.forget_suppressions.clone()).bind(self.clock());
-        over!(self, STEP, session => spent.execute(&mut *session))?;
-        self.forget_runs(keep_days).await?;
-        let partitions = partitions::drop_past(self, keep_days).await?;
-        Ok(Swept { counters, partitions })
-    }
-
-    async fn sweep_counters(&self, lane: &Lane) -> Result<i64, LedgerError> {
-        let mut counters = 0;
-        for clear in [&lane.sweep_buckets, &lane.sweep_spans] {
-            loop {
-                let clearing = sqlx::query(clear.clone())
-                    .bind(self.clock())
-                    .bind(self.settle_micros())
-                    .bind(SWEEP_CHUNK);
-                let cleared = over!(self, STEP, session => clearing.execute(&mut *session))?;
-                let cleared = i64::try_from(cleared.rows_affected()).unwrap_or(i64::MAX);
-                counters += cleared;
-                if cleared < SWEEP_CHUNK {
-                    break;
-                }
-            }
-        }
-        Ok(counters)
     }
 }

@@ -11,7 +11,7 @@ use sqlx::{Executor, Postgres};
 use super::session::{ANSWER, over};
 use super::{
     PostgresLedger, Statement, archive, count, deleted, distributed, erase, record, recount, remove, segments,
-    statement,
+    statement, sweep,
 };
 use crate::counting::SegmentId;
 use crate::ledger::LedgerError;
@@ -34,8 +34,7 @@ pub(super) struct Texts {
     pub(super) writers: String,
     pub(super) erase: String,
     /// `None`: `archive_marked` is for all rows.
-    pub(super) archive: Option<String>,
-    pub(super) archive_all: Option<String>,
+    pub(super) archive: Option<archive::Quick<String>>,
     pub(super) archive_marked: String,
     pub(super) heap_blocks: String,
     pub(super) partitions: String,
@@ -43,6 +42,7 @@ pub(super) struct Texts {
     pub(super) sweep_spans: String,
     /// `None`: segments are compared one by one.
     pub(super) agree: Option<String>,
+    pub(super) agree_whole: Option<String>,
     pub(super) compare: String,
     pub(super) mend: String,
     pub(super) put_segment: String,
@@ -58,19 +58,19 @@ impl Texts {
             remove: remove::REMOVE.to_owned(),
             writers: erase::WRITERS.to_owned(),
             erase: erase::DELETE.to_owned(),
-            archive: Some(archive::move_some()),
-            archive_all: Some(archive::move_all()),
+            archive: Some(archive::Quick::new()),
             archive_marked: archive::MOVE_MARKED.to_owned(),
             heap_blocks: archive::HEAP_BLOCKS.to_owned(),
             partitions: deleted::PARTITIONS.to_owned(),
-            sweep_buckets: archive::sweep("segment_bucket", "expires_at"),
-            sweep_spans: archive::sweep("segment_span", "span_end"),
-            agree: Some(recount::AGREE.to_owned()),
+            sweep_buckets: sweep::counters("segment_bucket", "expires_at"),
+            sweep_spans: sweep::counters("segment_span", "span_end"),
+            agree: Some(recount::agree()),
+            agree_whole: Some(recount::agree_whole()),
             compare: recount::comparing(),
             mend: recount::mending(),
             put_segment: segments::PUT.to_owned(),
             finish_erasure: erase::FINISH.to_owned(),
-            forget_suppressions: archive::FORGET_SUPPRESSIONS.to_owned(),
+            forget_suppressions: sweep::FORGET_SUPPRESSIONS.to_owned(),
         }
     }
 
@@ -96,14 +96,14 @@ pub(super) struct Lane {
     pub(super) remove: Statement,
     pub(super) writers: Statement,
     pub(super) erase: Statement,
-    pub(super) archive: Option<Statement>,
-    pub(super) archive_all: Option<Statement>,
+    pub(super) archive: Option<archive::Quick<Statement>>,
     pub(super) archive_marked: Statement,
     pub(super) heap_blocks: Statement,
     pub(super) partitions: Statement,
     pub(super) sweep_buckets: Statement,
     pub(super) sweep_spans: Statement,
     pub(super) agree: Option<Statement>,
+    pub(super) agree_whole: Option<Statement>,
     pub(super) compare: Statement,
     pub(super) mend: Statement,
 }
@@ -165,14 +165,14 @@ impl Lane {
             remove: fill(&texts.remove),
             writers: fill(&texts.writers),
             erase: fill(&texts.erase),
-            archive: texts.archive.as_deref().map(&fill),
-            archive_all: texts.archive_all.as_deref().map(fill),
+            archive: texts.archive.as_ref().map(|quick| quick.map(|text| fill(text))),
             archive_marked: fill(&texts.archive_marked),
             heap_blocks: fill(&texts.heap_blocks),
             partitions: fill(&texts.partitions),
             sweep_buckets: fill(&texts.sweep_buckets),
             sweep_spans: fill(&texts.sweep_spans),
             agree: texts.agree.as_deref().map(fill),
+            agree_whole: texts.agree_whole.as_deref().map(fill),
             compare: fill(&texts.compare),
             mend: fill(&texts.mend),
             number,

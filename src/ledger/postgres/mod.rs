@@ -23,6 +23,7 @@ mod remove;
 mod schema;
 mod segments;
 mod session;
+mod sweep;
 
 use std::sync::{Arc, Mutex};
 
@@ -36,8 +37,9 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::{
-    ArchiveBatch, ArchiveCursor, Count, Erasure, Job, JobId, JobReport, JobResult, JobState, Ledger, LedgerError,
-    NewSegment, PutSegment, Recorded, Recount, Removed, SchemaState, SegmentInfo, SegmentPage, Settings, Swept,
+    ArchiveBatch, ArchiveCursor, Count, Erasure, Extent, Job, JobId, JobReport, JobResult, JobState, Ledger,
+    LedgerError, NewSegment, PutSegment, Recorded, Recount, Removed, SchemaState, SegmentInfo, SegmentPage, Settings,
+    Swept,
 };
 use crate::counting::{Pair, Removal, SegmentId, SegmentName, UserId};
 
@@ -251,8 +253,8 @@ impl Ledger for PostgresLedger {
         self.explain(told).await
     }
 
-    async fn typical_members(&self) -> Result<Option<u64>, LedgerError> {
-        self.explain(self.estimate_members().await).await
+    async fn extent(&self) -> Result<Option<Extent>, LedgerError> {
+        self.explain(self.estimate().await).await
     }
 
     async fn recount(&self, segments: &[SegmentId]) -> Result<Vec<Recount>, LedgerError> {

@@ -13,7 +13,7 @@ use super::lanes::Lane;
 use super::session::{STEP, over};
 use super::{PostgresLedger, Statement, partitions, timestamp};
 use crate::counting::SegmentId;
-use crate::ledger::{LedgerError, Recount};
+use crate::ledger::{Extent, LedgerError, Recount};
 
 /// Whether counters agree with memberships: `$1` clock, `$2` segments, `$3` what the fingerprints are seeded with (s).
 ///
@@ -23,23 +23,23 @@ use crate::ledger::{LedgerError, Recount};
 ///
 /// `AT TIME ZONE` an interval is an addition that makes of an instant what PostgreSQL 15 has a hash for that it lets be called: the seed is what is
 /// added. Ends by `date_part` take three times as long.
-pub(super) const AGREE: &str = r#"
+const AGREE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, date_bin('2 hours', now, 'epoch') + interval '2 hours' AS edge, interval '1 second' * $3 AS seed
     FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
 ), truth AS MATERIALIZED (
   SELECT segment_id, count(*) AS n, sum(timestamp_hash(expires_at AT TIME ZONE (SELECT seed FROM instant))) AS print
-    FROM "{lane}".membership WHERE segment_id = ANY($2) AND expires_at > (SELECT now FROM instant)
+    FROM "{lane}".membership WHERE {theirs}expires_at > (SELECT now FROM instant)
    GROUP BY segment_id
 ), buckets AS MATERIALIZED (
   SELECT segment_id, sum(members * timestamp_hash(expires_at AT TIME ZONE (SELECT seed FROM instant))) AS print,
          sum(members * timestamp_hash(date_bin('2 hours', expires_at, '1970-01-01 00:00:00.000001+00') AT TIME ZONE (SELECT seed FROM instant)))
            FILTER (WHERE expires_at > (SELECT edge FROM instant)) AS later
-    FROM "{lane}".segment_bucket WHERE segment_id = ANY($2) AND expires_at > (SELECT now FROM instant)
+    FROM "{lane}".segment_bucket WHERE {theirs}expires_at > (SELECT now FROM instant)
    GROUP BY segment_id
 ), spans AS MATERIALIZED (
   SELECT segment_id, sum(members * timestamp_hash((span_end - interval '7199.999999 seconds') AT TIME ZONE (SELECT seed FROM instant))) AS later
-    FROM "{lane}".segment_span WHERE segment_id = ANY($2) AND span_end > (SELECT edge FROM instant)
+    FROM "{lane}".segment_span WHERE {theirs}span_end > (SELECT edge FROM instant)
    GROUP BY segment_id
 )
 SELECT s.id, coalesce(t.n, 0), (SELECT (extract(epoch FROM now) * 1000000)::bigint FROM instant)
@@ -48,6 +48,21 @@ SELECT s.id, coalesce(t.n, 0), (SELECT (extract(epoch FROM now) * 1000000)::bigi
  WHERE s.id = ANY($2) AND s.lane = {number}
    AND coalesce(t.print, 0) = coalesce(b.print, 0) AND coalesce(b.later, 0) = coalesce(p.later, 0)
 "#;
+
+/// By the rows of those segments, found by key.
+pub(super) fn agree() -> String {
+    AGREE.replace("{theirs}", "segment_id = ANY($2) AND ")
+}
+
+/// By all rows of the lane, whosever they are: read as they lie, with whatever workers the server has for it, they take half the time.
+pub(super) fn agree_whole() -> String {
+    AGREE.replace("{theirs}", "")
+}
+
+/// How many segments a lane has.
+const SEGMENTS: &str = "SELECT count(*) FROM \"{base}\".segment WHERE lane = {number}";
+/// Our sessions find rows by key only; this is for one that reads a lane whole.
+const BEGIN_WHOLE: &str = "BEGIN; SET LOCAL enable_seqscan = on";
 
 /// Notes what was found of segments that agree: a point of the trend for each, and when it was (`$1`, µs). `$2` segments, `$3` their members.
 /// Answers those that are still there. Locked in the order of their numbers: another refresh may note the same ones.
@@ -64,9 +79,9 @@ WITH here AS MATERIALIZED (
 SELECT id FROM here
 "#;
 
-/// How many memberships a segment has on average. `$1` tables.
+/// How many memberships and segments there are. `$1` tables.
 const ESTIMATE: &str = r#"
-SELECT sum(greatest(c.reltuples, 0))::bigint / nullif((SELECT count(*) FROM "{base}".segment), 0)
+SELECT sum(greatest(c.reltuples, 0))::bigint, (SELECT count(*) FROM "{base}".segment)
   FROM pg_class c WHERE c.oid = ANY($1::text[]::regclass[])
 "#;
 
@@ -149,7 +164,7 @@ impl PostgresLedger {
     }
 
     /// By what the server's statistics say of the tables; `None` where they say nothing, or Citus has the tables elsewhere.
-    pub(super) async fn estimate_members(&self) -> Result<Option<u64>, LedgerError> {
+    pub(super) async fn estimate(&self) -> Result<Option<Extent>, LedgerError> {
         let lanes = self.all_lanes().await?;
         if lanes.distributed {
             return Ok(None);
@@ -158,11 +173,12 @@ impl PostgresLedger {
             .iter()
             .map(|lane| format!("\"{}\".membership", lane.schema))
             .collect();
-        let estimating = sqlx::query_scalar(self.sql(ESTIMATE)).bind(tables);
-        let members: Option<i64> = over!(self, STEP, session => estimating.fetch_one(&mut *session))?;
-        Ok(members
-            .and_then(|members| u64::try_from(members).ok())
-            .filter(|members| *members > 0))
+        let estimating = sqlx::query_as(self.sql(ESTIMATE)).bind(tables);
+        let (members, segments): (i64, i64) = over!(self, STEP, session => estimating.fetch_one(&mut *session))?;
+        Ok((members > 0).then_some(Extent {
+            members: members.unsigned_abs(),
+            segments: segments.unsigned_abs(),
+        }))
     }
 
     pub(super) async fn recount_segments(&self, segments: &[SegmentId]) -> Result<Vec<Recount>, LedgerError> {
@@ -199,16 +215,25 @@ impl PostgresLedger {
         session: &mut PgConnection,
         segments: &[i64],
     ) -> Result<Vec<Recount>, LedgerError> {
-        let Some(agree) = &lane.agree else {
+        let (Some(agree), Some(agree_whole)) = (&lane.agree, &lane.agree_whole) else {
             return Ok(Vec::new());
         };
         partitions::ensure(self, session).await?;
+        let all: i64 = sqlx::query_scalar(lane.sql(SEGMENTS)).fetch_one(&mut *session).await?;
+        let most = segments.len() as u64 >= all.unsigned_abs().div_ceil(4) * 3;
+        let (begin, agree) = if most {
+            (BEGIN_WHOLE, agree_whole)
+        } else {
+            ("BEGIN", agree)
+        };
+        let mut snapshot = session.begin_with(begin).await?;
         let found: Vec<(i64, i64, i64)> = sqlx::query_as(agree.clone())
             .bind(self.clock())
             .bind(segments)
             .bind(f64::from(rand::random::<i32>() / 2))
-            .fetch_all(&mut *session)
+            .fetch_all(&mut *snapshot)
             .await?;
+        snapshot.commit().await?;
         let Some((_, _, at)) = found.first().copied() else {
             return Ok(Vec::new());
         };
