@@ -1,5 +1,5 @@
 //! The schema as a real API server understands it: it takes the definition and every sample, and refuses every bad spec in the words
-//! that the table promises. Nothing is stored but the definition: every object is a dry run.
+//! that the table promises. Nothing is stored but the definition, and for a moment an object whose change must be refused: all else is a dry run.
 //!
 //! Needs `KUBECONFIG` (or a context of the usual kubeconfig) of a cluster whose definitions may be changed; where none answers, the
 //! tests fail.
@@ -11,6 +11,7 @@ mod table;
 
 use std::time::Duration;
 
+use http::Method;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
@@ -29,7 +30,11 @@ async fn every_bad_spec_is_refused_by_the_real_api_server() {
     let client = client_with_definition().await;
     let mut wrong = Vec::new();
     for bad in bad_specs() {
-        match create_dry(&client, &bad.object()).await {
+        let answer = match bad.before() {
+            Some(before) => change_dry(&client, &before, &bad.object()).await,
+            None => create_dry(&client, &bad.object()).await,
+        };
+        match answer {
             Ok(_) => wrong.push(format!("{}: was taken", bad.case)),
             Err(refusal) => {
                 let missing = bad.missing_in(&refusal);
@@ -73,12 +78,38 @@ async fn choosing_one_member_of_a_union_brings_no_other_with_it() {
     );
 }
 
+const OBJECTS: &str = "/apis/segmentcounter.io/v1alpha1/namespaces/default/segmentcounters";
+const DRY: &str = "dryRun=All&fieldValidation=Strict";
+
 /// Creates as `kubectl create` does, strictly, without storing. The refusal is the server's message.
 async fn create_dry(client: &Client, object: &Value) -> Result<Value, String> {
-    let uri = "/apis/segmentcounter.io/v1alpha1/namespaces/default/segmentcounters?dryRun=All&fieldValidation=Strict";
-    let request = http::Request::post(uri)
+    ask(client, Method::POST, &format!("{OBJECTS}?{DRY}"), object).await
+}
+
+/// The same of a change. Only what is stored can be changed, so the object as it was stands for a moment.
+async fn change_dry(client: &Client, before: &Value, object: &Value) -> Result<Value, String> {
+    let stored = ask(client, Method::POST, OBJECTS, before).await.expect("a good object");
+    let mut object = object.clone();
+    object["metadata"] = stored["metadata"].clone();
+    let place = format!("{OBJECTS}/{}", object["metadata"]["name"].as_str().unwrap());
+    let answer = ask(client, Method::PUT, &format!("{place}?{DRY}"), &object).await;
+    ask(client, Method::DELETE, &place, &Value::Null)
+        .await
+        .expect("it goes again");
+    answer
+}
+
+async fn ask(client: &Client, method: Method, uri: &str, object: &Value) -> Result<Value, String> {
+    let body = if object.is_null() {
+        Vec::new()
+    } else {
+        serde_json::to_vec(object).unwrap()
+    };
+    let request = http::Request::builder()
+        .method(method)
+        .uri(uri)
         .header(http::header::CONTENT_TYPE, "application/json")
-        .body(serde_json::to_vec(object).unwrap())
+        .body(body)
         .unwrap();
     match client.request::<Value>(request).await {
         Ok(answer) => Ok(answer),

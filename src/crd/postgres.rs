@@ -28,6 +28,13 @@ pub struct ExternalPostgres {
     #[x_kube(validation = rules::SCHEMA_NAME)]
     pub schema: String,
 
+    /// How many lanes the ledger has, each a schema with some of the segments: one for each machine where Citus distributes them, one is right
+    /// on a single server. More can be added, none is taken away.
+    #[serde(default = "lanes")]
+    #[schemars(range(min = 1, max = 1_000))]
+    #[x_kube(validation = rules::LANES)]
+    pub lanes: i32,
+
     /// Connections that each API pod may hold.
     #[serde(default = "max_connections_per_replica")]
     #[schemars(range(min = 2, max = 500))]
@@ -36,6 +43,10 @@ pub struct ExternalPostgres {
 
 fn schema_name() -> String {
     "segment_counter".to_owned()
+}
+
+fn lanes() -> i32 {
+    1
 }
 
 fn max_connections_per_replica() -> i32 {

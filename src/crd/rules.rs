@@ -75,6 +75,12 @@ pub(super) const SCHEMA_NAME: Rule = (
     "must be a PostgreSQL schema name: lower-case letters, digits and '_', not beginning with a digit or 'pg_', and not information_schema",
 );
 
+/// Compared with the object as it stands: a lane holds segments.
+pub(super) const LANES: Rule = (
+    "self >= oldSelf",
+    "lanes can be added and not taken away: at least as many as there are",
+);
+
 /// Below it a server has no room for its own buffers.
 pub(super) const MAX_MEMORY: Rule = (
     "isQuantity(self) && quantity(self).isInteger() && quantity(self).compareTo(quantity('16Mi')) >= 0 \

@@ -55,7 +55,7 @@ pub(super) fn full() -> (SegmentCounter, Observed) {
             "tokensSecretRef": {"name": "ads-tokens"},
         },
         "exposure": {"service": {"type": "LoadBalancer", "annotations": {"example.org/internal": "true"}}},
-        "postgres": {"external": {"secretRef": {"name": "ads-pg-app"}, "schema": "ads", "maxConnectionsPerReplica": 20}},
+        "postgres": {"external": {"secretRef": {"name": "ads-pg-app"}, "schema": "ads", "lanes": 4, "maxConnectionsPerReplica": 20}},
         "redis": {"managed": {"nodes": 2, "maxMemory": "1Gi"}},
         "maintenance": {
             "archive": {"schedule": "@daily", "timeZone": "Europe/Berlin", "batchSize": 500, "settleSeconds": 20, "keepDays": 30},

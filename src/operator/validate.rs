@@ -60,6 +60,7 @@ pub(crate) struct PostgresTarget {
     pub(crate) schema: String,
     /// Connections of each pod.
     pub(crate) max_connections: i32,
+    pub(crate) lanes: i32,
 }
 
 /// The cache's nodes.
@@ -293,6 +294,7 @@ fn postgres_target(external: &ExternalPostgres, secret: Option<&SecretData>) -> 
         database: login.database,
         schema: external.schema.clone(),
         max_connections: external.max_connections_per_replica,
+        lanes: external.lanes,
     })
 }
 

@@ -24,6 +24,7 @@ pub async fn a_changed_spec_is_brought_about_and_what_is_not_asked_for_any_more_
     Client::new(CHANGES, "moody").pair("ada", "readers").await;
 
     kubectl_scale_works().await;
+    lanes_are_added_and_not_taken_away().await;
     somebody_elses_change_is_undone().await;
     a_cache_that_is_not_asked_for_goes_and_its_password_stays().await;
     an_object_of_a_childs_name_is_not_taken_over().await;
@@ -51,6 +52,27 @@ async fn kubectl_scale_works() {
     );
     CHANGES.kubectl(&["scale", "segmentcounter/moody", "--replicas=1"]);
     CHANGES.wait("jsonpath={.status.api.ready}=1/1", "segmentcounter/moody", SOON);
+}
+
+async fn lanes_are_added_and_not_taken_away() {
+    let lanes = |number: u32| format!("{{\"spec\": {{\"postgres\": {{\"external\": {{\"lanes\": {number}}}}}}}}}");
+    CHANGES.kubectl(&["patch", "segmentcounter", "moody", "--type=merge", "-p", &lanes(3)]);
+    eventually("the ledger has the lanes", READY, || {
+        let there = CHANGES.psql("SELECT count(*) FROM moody.lane");
+        if there == "3" { Ok(()) } else { Err(there) }
+    })
+    .await;
+    CHANGES.told("moody", "Ready", "True", "AllReady", READY).await;
+    let client = Client::new(CHANGES, "moody");
+    for segment in ["writers", "editors", "printers"] {
+        client.pair("ada", segment).await;
+    }
+    assert_eq!(CHANGES.psql("SELECT count(DISTINCT lane) FROM moody.segment"), "3");
+    for segment in ["readers", "writers", "editors", "printers"] {
+        assert_eq!(client.count(segment).await["count"], 1, "{segment}");
+    }
+    let refused = CHANGES.refused(&["patch", "segmentcounter", "moody", "--type=merge", "-p", &lanes(2)]);
+    assert!(refused.contains("lanes can be added and not taken away"), "{refused}");
 }
 
 async fn somebody_elses_change_is_undone() {

@@ -62,6 +62,17 @@ impl Namespace {
         kubectl(&[&["-n", self.0], arguments].concat())
     }
 
+    /// What kubectl says where it must not succeed.
+    pub fn refused(self, arguments: &[&str]) -> String {
+        let output = run("kubectl", &[&["-n", self.0], arguments].concat(), None);
+        assert!(
+            !output.status.success(),
+            "kubectl {} was not refused",
+            arguments.join(" ")
+        );
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// Applies a manifest here, as a user would.
     pub fn apply(self, manifest: &str) {
         kubectl_with(&["-n", self.0, "apply", "--server-side", "-f", "-"], manifest);

@@ -13,6 +13,8 @@ pub(crate) struct Bad {
     pub(crate) case: String,
     /// Name of the object, where that is what is wrong.
     name: Option<String>,
+    /// What stood before, laid over a good spec, where it is the change that is wrong.
+    was: Option<Value>,
     /// Laid over a good spec.
     set: Option<Value>,
     /// Stands alone.
@@ -29,6 +31,13 @@ impl Bad {
             lay_over(&mut spec, set);
         }
         object(self.name.as_deref().unwrap_or("bad"), &spec)
+    }
+
+    /// The object that it changes, if it is a change.
+    pub(crate) fn before(&self) -> Option<Value> {
+        let mut spec = good_spec();
+        lay_over(&mut spec, self.was.as_ref()?);
+        Some(object("bad", &spec))
     }
 
     /// What of the promised words is missing in a refusal.

@@ -3,7 +3,7 @@
 use k8s_openapi::{
     api::{
         batch::v1::{CronJob, CronJobSpec, Job, JobSpec, JobTemplateSpec},
-        core::v1::{PodSpec, PodTemplateSpec, ResourceRequirements},
+        core::v1::{PodTemplateSpec, ResourceRequirements},
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -11,7 +11,7 @@ use k8s_openapi::{
 use super::common::{env, fingerprint, labels, meta, pod, pod_meta, program};
 use crate::operator::validate::Validated;
 
-/// A Job's pods cannot be changed: a new image or another ledger is a Job of another name, and the old one is pruned. A changed
+/// A Job's pods cannot be changed: a new image, more lanes or another ledger is a Job of another name, and the old one is pruned. A changed
 /// password is none of these, since it is read from the Secret at each attempt.
 pub(super) fn migrate(v: &Validated) -> Job {
     Job {
@@ -31,7 +31,9 @@ pub(super) fn migration_name(v: &Validated) -> String {
 }
 
 fn migration(v: &Validated) -> JobSpec {
-    job(v, "migrate", MIGRATION_SECONDS, 10)
+    let mut spec = job(v, "migrate", MIGRATION_SECONDS, 10);
+    set(&mut spec, "SEGMENT_COUNTER_LANES", v.postgres.lanes);
+    spec
 }
 
 pub(super) fn archive(v: &Validated) -> CronJob {
@@ -58,10 +60,7 @@ pub(super) fn refresh(v: &Validated) -> CronJob {
 
 fn cron_job(v: &Validated, command: &str, schedule: &str, time_zone: &str, timeout_seconds: i32) -> CronJob {
     let mut spec = job(v, command, i64::from(timeout_seconds) + 60, 2);
-    if let Some(container) = template(&mut spec).and_then(|pod| pod.containers.first_mut()) {
-        let timeout = env("SEGMENT_COUNTER_TIMEOUT_SECONDS", &timeout_seconds.to_string());
-        container.env.get_or_insert_default().push(timeout);
-    }
+    set(&mut spec, "SEGMENT_COUNTER_TIMEOUT_SECONDS", timeout_seconds);
     CronJob {
         metadata: meta(v, format!("{}-{command}", v.name), command),
         spec: CronJobSpec {
@@ -83,8 +82,15 @@ fn cron_job(v: &Validated, command: &str, schedule: &str, time_zone: &str, timeo
     }
 }
 
-fn template(spec: &mut JobSpec) -> Option<&mut PodSpec> {
-    spec.template.spec.as_mut()
+/// A setting of this job alone.
+fn set(spec: &mut JobSpec, name: &str, value: i32) {
+    let container = spec.template.spec.as_mut().and_then(|pod| pod.containers.first_mut());
+    if let Some(container) = container {
+        container
+            .env
+            .get_or_insert_default()
+            .push(env(name, &value.to_string()));
+    }
 }
 
 fn job(v: &Validated, command: &str, deadline_seconds: i64, retries: i32) -> JobSpec {
