@@ -46,6 +46,13 @@ test-long-schedules: ## Run 10,000 random schedules in memory, 500 on PostgreSQL
 bench: ## Measure speed and size beside their limits and print the table (QUICK=1: five minutes); what the cluster's tests measured last is in it
 	tests/install.sh bench
 	rows=$(wildcard $(CURDIR)/target/cluster-figures.json)
+	# What is measured is what is released: the binary that cargo builds for a bench has the features that only tests need, and is slower for it.
+	if [ -z "$${SEGMENT_COUNTER_BENCH_BINARY:-}" ]; then
+	  $(CARGO) build --profile bench --bin segment-counter
+	  target="$${CARGO_TARGET_DIR:-target}"
+	  export SEGMENT_COUNTER_BENCH_BINARY="$$PWD/target/released-segment-counter"
+	  cp "$$target/release/segment-counter" "$$SEGMENT_COUNTER_BENCH_BINARY"
+	fi
 	$(CARGO) bench --bench figures -- $(if $(QUICK),--quick) $${rows:+--rows "$$rows"} $(BENCH_OPTIONS)
 
 test-cluster: ## Bring the local Kubernetes up, pass the tests that need it, and end it (KUBE_CONTEXT: use that cluster; KEEP_CLUSTER=1: leave it)

@@ -1,6 +1,7 @@
 //! The archive: how fast it moves what has ended beside a bare DELETE into INSERT of the same rows, and what it does to counts meanwhile.
 
 use std::fmt::Write as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use segment_counter::ledger::{PostgresOptions, Settings, recording_for_bench};
@@ -105,7 +106,7 @@ pub async fn beside_counts(plan: &Plan) -> Vec<Row> {
     program::run("migrate", &filled);
     fill(&filled, "counted", 1, 20_000, Leaving::Ahead).await;
     // Enough to move that the archive outlasts what is measured.
-    let rows = plan.seconds * 600_000;
+    let rows = (plan.seconds + 2) * 600_000;
     fill(&filled, "ended", SEGMENTS, rows / SEGMENTS, Leaving::LongAgo).await;
     let mut rows = Vec::new();
     for apart in [false, true] {
@@ -113,40 +114,54 @@ pub async fn beside_counts(plan: &Plan) -> Vec<Row> {
             eprintln!("  one processor: the archive cannot have one of its own");
             continue;
         }
-        let (mut with, mut without) = (vec![], vec![]);
+        let mut rounds = Vec::with_capacity(plan.rounds);
         for round in 0..=plan.rounds {
-            let [quiet, busy] = once(plan, &server, &filled, apart).await;
+            let measured = once(plan, &server, &filled, apart).await;
             if round > 0 {
-                with.push(busy);
-                without.push(quiet);
+                rounds.push(measured);
             }
         }
+        let each = |what: fn(&Beside) -> f64| rounds.iter().map(what).collect::<Vec<f64>>();
+        let (alone, computing, archive) = (
+            each(|p99| p99.alone),
+            each(|p99| p99.computing),
+            each(|p99| p99.archive),
+        );
         let say = |micros: &[f64]| format!("{:.2} ms", median(micros.iter().copied()) / 1e3);
         let what = if apart {
-            ", the archive on a processor of its own"
+            ", each of the two on a processor of its own"
         } else {
             ""
         };
-        rows.push(
-            Row::new(
-                &format!("a count at the ledger, {COUNTS_PER_SECOND} /s, beside an archive: p99{what}"),
-                say(&with),
-            )
-            .beside("the same, no archive", say(&without))
-            .ratio(Ratio::of(&with, &without), Bound::AtMost(1.3)),
-        );
+        let work = format!("a count at the ledger, {COUNTS_PER_SECOND} /s, beside an archive: p99{what}");
+        let row = |beside: &str, by: &[f64]| {
+            Row::new(&work, say(&archive))
+                .beside(beside, say(by))
+                .ratio(Ratio::of(&archive, by), Bound::AtMost(1.3))
+        };
+        rows.push(row("the same, no archive", &alone));
+        rows.push(row(
+            "the same, beside a process that only computes, in the archive's place",
+            &computing,
+        ));
     }
     rows
 }
 
-/// The p99 in microseconds without and with an archive; `apart`: the archive and its session on the second processor, all else on the first.
-async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> [f64; 2] {
+/// The p99 in microseconds of counts that are alone, beside a process that only computes, and beside an archive.
+struct Beside {
+    alone: f64,
+    computing: f64,
+    archive: f64,
+}
+
+/// One after another; `apart`: what they are beside runs on the second processor, all else on the first.
+async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> Beside {
     let database = copy(server, filled, "counted").await;
     let service = Program::service(&database, None);
-    let here = std::process::id();
     if apart {
         let mut all = pin::of_postgres(&database).await;
-        all.extend([here, service.id()]);
+        all.extend([std::process::id(), service.id()]);
         pin::pin("0", &all);
     }
     let offer = Offer {
@@ -155,34 +170,46 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> [f64; 
         connections: 64,
     };
     let request = Request::get("/v1/segments/counted-1/count?max_staleness_ms=0");
-    offer.make(&service.url, &request).await;
-    let quiet = offer.make(&service.url, &request).await;
+    let p99 = async || {
+        let answers = offer.make(&service.url, &request).await;
+        assert!(answers.all_accepted(), "{answers:?}");
+        answers.accepted.at(0.99)
+    };
+    p99().await;
+    let alone = p99().await;
+
+    let mut loops = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+    if apart {
+        pin::pin("1", &[loops.id()]);
+    }
+    let computing = p99().await;
+    let _ = loops.kill();
+    let _ = loops.wait();
+
     let before = pin::of_postgres(&database).await;
-    let mut archive = program::command("archive", &database)
-        .stdout(std::process::Stdio::null())
+    let mut moves = program::command("archive", &database)
+        .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Until it has all the sessions that it will have.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     if apart {
         let mut its: Vec<u32> = pin::of_postgres(&database).await;
         its.retain(|pid| !before.contains(pid));
-        its.push(archive.id());
+        its.push(moves.id());
         pin::pin("1", &its);
     }
-    let busy = offer.make(&service.url, &request).await;
-    let outlasted = archive.try_wait().unwrap().is_none();
-    let _ = archive.kill();
-    let _ = archive.wait();
+    let archive = p99().await;
+    let outlasted = moves.try_wait().unwrap().is_none();
+    let _ = moves.kill();
+    let _ = moves.wait();
     if apart {
         let mut all = pin::of_postgres(&database).await;
-        all.push(here);
+        all.push(std::process::id());
         pin::pin("0-1", &all);
     }
-    assert!(quiet.all_accepted() && busy.all_accepted(), "{quiet:?} {busy:?}");
     eprintln!(
-        "  p99 {:.0} µs alone, {:.0} µs beside an archive (apart: {apart}; it outlasted the counts: {outlasted})",
-        quiet.accepted.at(0.99),
-        busy.accepted.at(0.99)
+        "  p99 {alone:.0} µs alone, {computing:.0} µs beside a loop, {archive:.0} µs beside an archive (apart: {apart})"
     );
     assert!(
         outlasted,
@@ -190,5 +217,9 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> [f64; 
     );
     drop(service);
     server.execute("DROP DATABASE counted WITH (FORCE)").await;
-    [quiet.accepted.at(0.99), busy.accepted.at(0.99)]
+    Beside {
+        alone,
+        computing,
+        archive,
+    }
 }

@@ -23,11 +23,13 @@ pub fn describe(plan: &Plan) -> String {
     format!(
         "{cores} cores ({model}), shared by the load, what is under load and the servers behind it; load average {} at the end.\n\
          {}.\n\
-         Medians of {} runs of {} s (streams: {} pairs) taken in turns; ratios are medians of the rounds' own, with the least and the greatest.",
+         Medians of {} runs of {} s (requests by wrk: {} of {} s; streams: {} pairs) taken in turns; ratios are medians of the rounds' own, with the least and the greatest.",
         load.join(" "),
         versions.join("; "),
         plan.rounds,
         plan.seconds,
+        plan.turns,
+        plan.turn_seconds,
         super::table::thousands(plan.pairs as f64),
     )
 }

@@ -21,6 +21,10 @@ pub struct Plan {
     pub rounds: usize,
     /// Seconds of a run.
     pub seconds: u32,
+    /// Runs of each side by `wrk`, taken in turns: many short ones, since a machine's neighbours come and go.
+    pub turns: usize,
+    /// Seconds of such a run.
+    pub turn_seconds: u32,
     /// Pairs of a run that streams.
     pub pairs: usize,
     /// Members of the large segment.
@@ -33,6 +37,8 @@ impl Plan {
     pub const FULL: Self = Self {
         rounds: 5,
         seconds: 4,
+        turns: 11,
+        turn_seconds: 2,
         pairs: 200_000,
         members: 10_000_000,
         rows: 1_000_000,
@@ -40,6 +46,8 @@ impl Plan {
     pub const QUICK: Self = Self {
         rounds: 3,
         seconds: 1,
+        turns: 3,
+        turn_seconds: 1,
         pairs: 40_000,
         members: 1_000_000,
         rows: 100_000,

@@ -101,17 +101,22 @@ impl Load {
     }
 }
 
-/// Runs of several sides, in turns: `[side][round]`.
+/// Runs of several sides, in turns: `[side][turn]`. Every other turn goes backwards, so that no side always comes after the same one.
 pub fn in_turns(plan: &Plan, sides: &[(&Load, &Program)]) -> Vec<Vec<Run>> {
     for (load, program) in sides {
         load.run(program, 1);
     }
-    let mut runs = vec![Vec::with_capacity(plan.rounds); sides.len()];
-    for _ in 0..plan.rounds {
-        for (runs, (load, program)) in runs.iter_mut().zip(sides) {
-            let run = load.run(program, plan.seconds);
+    let mut runs = vec![Vec::with_capacity(plan.turns); sides.len()];
+    for turn in 0..plan.turns {
+        let mut order: Vec<usize> = (0..sides.len()).collect();
+        if turn % 2 == 1 {
+            order.reverse();
+        }
+        for side in order {
+            let (load, program) = sides[side];
+            let run = load.run(program, plan.turn_seconds);
             eprintln!("  {:<40} {run:.1?}", load.path);
-            runs.push(run);
+            runs[side].push(run);
         }
     }
     runs
