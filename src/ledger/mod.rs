@@ -20,7 +20,9 @@ use jiff::Timestamp;
 use crate::counting::{Pair, Removal, SegmentId, SegmentName, UserId, Window};
 
 pub use error::LedgerError;
-pub use jobs::{ArchiveBatch, ArchiveCursor, Extent, Job, JobId, JobReport, JobResult, JobState, Recount, Swept};
+pub use jobs::{
+    ArchiveBatch, ArchiveCursor, Extent, Job, JobId, JobReport, JobResult, JobState, READ_WHOLE, Recount, Swept,
+};
 pub use open::{Location, LocationError, open};
 #[doc(hidden)]
 pub use postgres::recording_for_bench;

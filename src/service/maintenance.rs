@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::SharedCache;
 use crate::counting::SegmentId;
-use crate::ledger::{Extent, Job, JobId, JobReport, JobResult, LedgerError, SharedLedger};
+use crate::ledger::{Extent, Job, JobId, JobReport, JobResult, LedgerError, READ_WHOLE, SharedLedger};
 
 use super::ServiceError;
 use super::metrics::Metrics;
@@ -41,7 +41,7 @@ const SNAPSHOT: Duration = Duration::from_millis(500);
 /// How an archive runs.
 #[derive(Debug, Clone)]
 pub struct ArchiveOptions {
-    /// Memberships moved by one statement.
+    /// About how many memberships are moved by one statement; up to four times as many where they lie densest.
     pub batch_size: u32,
     /// History older than this is dropped.
     pub keep_days: u32,
@@ -322,13 +322,12 @@ impl Maintenance {
     }
 }
 
-/// How many of `waiting` segments a group has at first: all of them where these are all that there are and have no more members than the groups that
-/// are recounted at once, since a ledger that is read whole is read fastest.
+/// How many of `waiting` segments a group has at first: all of them where these are all that there are and their ledger is read whole.
 fn first_group(extent: Option<Extent>, waiting: usize) -> usize {
     let Some(Extent { segments, members }) = extent else {
         return FIRST_GROUP;
     };
-    if members <= FIRST_MEMBERS * GROUPS_AT_ONCE as u64 && segments <= waiting as u64 {
+    if members <= READ_WHOLE && segments <= waiting as u64 {
         return waiting;
     }
     let typical = (members / segments.max(1)).max(1);

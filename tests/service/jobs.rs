@@ -223,7 +223,7 @@ async fn a_small_ledger_is_recounted_whole() {
     let ledger = ModelLedger::new();
     segments(&ledger, 900).await;
     let service = start(&ledger, memory(), ServiceConfig::default());
-    for (typical, sizes) in [(2_000, [900].as_slice()), (2_500, &[400, 400, 100])] {
+    for (typical, sizes) in [(3_000, [900].as_slice()), (5_000, &[200, 200, 400, 100])] {
         *ledger.typical_members.lock().unwrap() = Some(typical);
         service.refresh(RefreshOptions::default(), watch().0).await.unwrap();
         assert_eq!(*ledger.recounts.lock().unwrap(), sizes, "{typical} members each");

@@ -38,22 +38,34 @@ INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archiv
 SELECT g.segment_id, g.user_id, g.expires_at, i.now FROM gone g, instant i
 "#;
 
-/// How far the first `$5` rows reach that ended in that range: how many there are, the place of the last of them, and whether any bears a removal.
+/// How far the first `$6` rows reach that ended in that range: how many there are, the place of the last of them, whether any of them is for
+/// [`MOVE_MARKED`] (`$5`: its `$6`), and when they were looked for.
 const REACH: &str = r#"
-SELECT count(*), ((max(tid)::text::point)[0])::bigint << 16 | ((max(tid)::text::point)[1])::bigint, coalesce(bool_or(marked), false)
+WITH instant AS MATERIALIZED (
+  SELECT coalesce($1, clock_timestamp()) AS now
+)
+SELECT count(*), ((max(tid)::text::point)[0])::bigint << 16 | ((max(tid)::text::point)[1])::bigint, coalesce(bool_or(marked), false),
+       (SELECT now FROM instant)
   FROM (SELECT m.ctid AS tid, m.removed_at IS NOT NULL AS marked FROM "{lane}".membership m
          WHERE {place}
-           AND m.expires_at <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond')
-         LIMIT $5) first
+           AND m.expires_at <= (SELECT now FROM instant) - $2 * interval '1 microsecond' AND {due}
+         LIMIT $6) first
 "#;
 
-/// Whether any row that ended in that range bears a removal.
+/// Whether any row that ended in that range is for [`MOVE_MARKED`].
 const MARKED: &str = r#"
+WITH instant AS MATERIALIZED (
+  SELECT coalesce($1, clock_timestamp()) AS now
+)
 SELECT EXISTS (
   SELECT FROM "{lane}".membership m
-   WHERE {place}
-     AND m.removed_at IS NOT NULL AND m.expires_at <= (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond'))
+   WHERE {place} AND m.removed_at IS NOT NULL
+     AND m.expires_at <= (SELECT now FROM instant) - $2 * interval '1 microsecond' AND {due})
 "#;
+
+/// A mark alone stays until it is spent.
+const DUE: &str = "(m.removed_at IS NULL OR m.expires_at > timestamptz 'epoch'
+       OR m.removed_at <= (SELECT now FROM instant) - $5 * interval '1 microsecond')";
 
 const PLACE: &str =
     "m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,%s)', $4 >> 16, $4 & 65535)::tid";
@@ -68,7 +80,7 @@ pub(super) struct Quick<T> {
 
 impl Quick<String> {
     pub(super) fn new() -> Self {
-        let text = |template: &str| template.replace("{place}", PLACE);
+        let text = |template: &str| template.replace("{place}", PLACE).replace("{due}", DUE);
         Self {
             all: text(MOVE),
             reach: text(REACH),
@@ -240,9 +252,12 @@ impl PostgresLedger {
             .bind(self.settle_micros())
             .bind(from.position)
             .bind(start_of(to))
+            .bind(self.mark_micros())
             .fetch_one(&mut *session)
             .await?;
-        let tried = self.try_to_move(session, quick, from.position, start_of(to)).await?;
+        let tried = self
+            .try_to_move(session, quick, self.clock(), from.position, start_of(to))
+            .await?;
         let Some(mut moved) = tried else {
             return Ok(None);
         };
@@ -269,18 +284,21 @@ impl PostgresLedger {
         to: i64,
         limit: i64,
     ) -> Result<Option<Moved>, LedgerError> {
-        let (ended, last, marked): (i64, Option<i64>, bool) = sqlx::query_as(quick.reach.clone())
-            .bind(self.clock())
-            .bind(self.settle_micros())
-            .bind(from)
-            .bind(start_of(to))
-            .bind(limit)
-            .fetch_one(&mut *session)
-            .await?;
+        let (ended, last, marked, at): (i64, Option<i64>, bool, jiff_sqlx::Timestamp) =
+            sqlx::query_as(quick.reach.clone())
+                .bind(self.clock())
+                .bind(self.settle_micros())
+                .bind(from)
+                .bind(start_of(to))
+                .bind(self.mark_micros())
+                .bind(limit)
+                .fetch_one(&mut *session)
+                .await?;
         let Some(last) = last else {
             return Ok(Some((0, 0, None, false)));
         };
-        let moved = self.try_to_move(session, quick, from, last + 1).await?;
+        // What ends after the look is not counted in it: all of a minute could.
+        let moved = self.try_to_move(session, quick, Some(at), from, last + 1).await?;
         Ok(moved.map(|moved| (moved, ended, Some(last), marked)))
     }
 
@@ -298,12 +316,13 @@ impl PostgresLedger {
         &self,
         session: &mut PgConnection,
         quick: &Quick<Statement>,
+        clock: Option<jiff_sqlx::Timestamp>,
         from: i64,
         until: i64,
     ) -> Result<Option<i64>, LedgerError> {
         let mut transaction = session.begin_with(BEGIN).await?;
         let moving = sqlx::query(quick.all.clone())
-            .bind(self.clock())
+            .bind(clock)
             .bind(self.settle_micros())
             .bind(from)
             .bind(until);
@@ -335,8 +354,13 @@ impl PostgresLedger {
             .bind(from)
             .bind(to)
             .bind(limit)
-            .bind(self.settings.rules.memory_micros() + self.settle_micros())
+            .bind(self.mark_micros())
             .fetch_one(session)
             .await
+    }
+
+    /// How long a removal is remembered (µs).
+    fn mark_micros(&self) -> i64 {
+        self.settings.rules.memory_micros() + self.settle_micros()
     }
 }
