@@ -88,10 +88,12 @@ async fn create_dry(client: &Client, object: &Value) -> Result<Value, String> {
 
 /// The same of a change. Only what is stored can be changed, so the object as it was stands for a moment.
 async fn change_dry(client: &Client, before: &Value, object: &Value) -> Result<Value, String> {
+    let place = format!("{OBJECTS}/{}", before["metadata"]["name"].as_str().unwrap());
+    // One that an interrupted run left behind.
+    let _ = ask(client, Method::DELETE, &place, &Value::Null).await;
     let stored = ask(client, Method::POST, OBJECTS, before).await.expect("a good object");
     let mut object = object.clone();
     object["metadata"] = stored["metadata"].clone();
-    let place = format!("{OBJECTS}/{}", object["metadata"]["name"].as_str().unwrap());
     let answer = ask(client, Method::PUT, &format!("{place}?{DRY}"), &object).await;
     ask(client, Method::DELETE, &place, &Value::Null)
         .await

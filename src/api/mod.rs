@@ -47,7 +47,7 @@ use metrics::HttpMetrics;
 /// How the jobs run that an administrator asks for.
 #[derive(Debug, Clone)]
 pub struct JobDefaults {
-    /// Memberships moved by one statement.
+    /// About how many memberships are moved by one statement.
     pub batch_size: u32,
     /// How long history is kept.
     pub keep_days: u32,

@@ -18,6 +18,7 @@ pub struct Postgres {
 /// A PostgreSQL server that somebody else runs: version 15 or newer, no extension needed.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::LANES)]
 pub struct ExternalPostgres {
     /// Secret with `host` or `hostname`, `port`, `database`, `dbname` or `db`, `username` or `user`, and `password`; or with one `uri`.
     pub secret_ref: SecretRef,
@@ -32,7 +33,6 @@ pub struct ExternalPostgres {
     /// on a single server. More can be added, none is taken away.
     #[serde(default = "lanes")]
     #[schemars(range(min = 1, max = 1_000))]
-    #[x_kube(validation = rules::LANES)]
     pub lanes: i32,
 
     /// Connections that each API pod may hold.

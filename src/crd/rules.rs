@@ -75,9 +75,9 @@ pub(super) const SCHEMA_NAME: Rule = (
     "must be a PostgreSQL schema name: lower-case letters, digits and '_', not beginning with a digit or 'pg_', and not information_schema",
 );
 
-/// Compared with the object as it stands: a lane holds segments.
+/// Compared with the object as it stands: a lane holds segments. Another ledger has lanes of its own.
 pub(super) const LANES: Rule = (
-    "self >= oldSelf",
+    "self.lanes >= oldSelf.lanes || self.schema != oldSelf.schema || self.secretRef.name != oldSelf.secretRef.name",
     "lanes can be added and not taken away: at least as many as there are",
 );
 

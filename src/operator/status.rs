@@ -190,6 +190,7 @@ fn verdicts(
     let schema = facts::schema_current(
         probe.postgres.as_ref(),
         applied.and_then(|applied| applied.migrate.as_ref()),
+        applied.is_some_and(|applied| !applied.complete),
     );
     let cache = facts::explained(
         facts::cache_ready(object.spec.redis.managed.is_some(), &probe.redis),

@@ -23,6 +23,8 @@ pub(super) fn settings(v: &Validated) -> BTreeMap<String, String> {
         ("SEGMENT_COUNTER_HEALTH_LISTEN", "0.0.0.0:9090"),
         ("SEGMENT_COUNTER_LOG_FORMAT", "json"),
         ("SEGMENT_COUNTER_DATABASE_SCHEMA", &v.postgres.schema),
+        // Those that serve look for lanes by themselves; with their number here they also begin anew, each lane with a queue of its own.
+        ("SEGMENT_COUNTER_LANES", &v.postgres.lanes.to_string()),
         (
             "SEGMENT_COUNTER_DATABASE_MAX_CONNECTIONS",
             &v.postgres.max_connections.to_string(),

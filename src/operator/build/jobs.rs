@@ -3,7 +3,7 @@
 use k8s_openapi::{
     api::{
         batch::v1::{CronJob, CronJobSpec, Job, JobSpec, JobTemplateSpec},
-        core::v1::{PodTemplateSpec, ResourceRequirements},
+        core::v1::{PodSpec, PodTemplateSpec, ResourceRequirements},
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -26,14 +26,18 @@ const MIGRATION_SECONDS: i64 = 6 * 3_600;
 
 pub(super) fn migration_name(v: &Validated) -> String {
     let postgres = &v.postgres;
-    let ledger = (&postgres.host, postgres.port, &postgres.database, &postgres.schema);
+    let ledger = (
+        &postgres.host,
+        postgres.port,
+        &postgres.database,
+        &postgres.schema,
+        postgres.lanes,
+    );
     format!("{}-migrate-{}", v.name, fingerprint(&(migration(v), ledger)))
 }
 
 fn migration(v: &Validated) -> JobSpec {
-    let mut spec = job(v, "migrate", MIGRATION_SECONDS, 10);
-    set(&mut spec, "SEGMENT_COUNTER_LANES", v.postgres.lanes);
-    spec
+    job(v, "migrate", MIGRATION_SECONDS, 10)
 }
 
 pub(super) fn archive(v: &Validated) -> CronJob {
@@ -60,7 +64,10 @@ pub(super) fn refresh(v: &Validated) -> CronJob {
 
 fn cron_job(v: &Validated, command: &str, schedule: &str, time_zone: &str, timeout_seconds: i32) -> CronJob {
     let mut spec = job(v, command, i64::from(timeout_seconds) + 60, 2);
-    set(&mut spec, "SEGMENT_COUNTER_TIMEOUT_SECONDS", timeout_seconds);
+    if let Some(container) = template(&mut spec).and_then(|pod| pod.containers.first_mut()) {
+        let timeout = env("SEGMENT_COUNTER_TIMEOUT_SECONDS", &timeout_seconds.to_string());
+        container.env.get_or_insert_default().push(timeout);
+    }
     CronJob {
         metadata: meta(v, format!("{}-{command}", v.name), command),
         spec: CronJobSpec {
@@ -82,15 +89,8 @@ fn cron_job(v: &Validated, command: &str, schedule: &str, time_zone: &str, timeo
     }
 }
 
-/// A setting of this job alone.
-fn set(spec: &mut JobSpec, name: &str, value: i32) {
-    let container = spec.template.spec.as_mut().and_then(|pod| pod.containers.first_mut());
-    if let Some(container) = container {
-        container
-            .env
-            .get_or_insert_default()
-            .push(env(name, &value.to_string()));
-    }
+fn template(spec: &mut JobSpec) -> Option<&mut PodSpec> {
+    spec.template.spec.as_mut()
 }
 
 fn job(v: &Validated, command: &str, deadline_seconds: i64, retries: i32) -> JobSpec {

@@ -70,6 +70,20 @@ async fn a_failed_migration_makes_room_only_once_the_ledger_can_be_logged_in_to(
 }
 
 #[tokio::test]
+async fn a_migration_for_more_lanes_that_failed_is_told_though_the_schema_is_current() {
+    let world = World::settled().await;
+    let old = world.job();
+    world.spec(&json!({"postgres": {"external": {"secretRef": {"name": "ads-pg-app"}, "lanes": 3}}}));
+    world.pass().await.unwrap();
+    let jobs = world.server.names("jobs");
+    let new = jobs.iter().find(|job| **job != old).unwrap();
+    world.server.set_status(new, &ended("Failed"));
+    world.pass().await.unwrap();
+    assert_eq!(world.word("SchemaCurrent"), "False MigrationFailed");
+    assert_eq!(world.word("Ready"), "False RollingOut");
+}
+
+#[tokio::test]
 async fn a_migration_that_is_gone_runs_again_only_where_the_ledger_needs_it() {
     let world = World::settled().await;
     let job = world.job();

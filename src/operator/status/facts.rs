@@ -118,8 +118,13 @@ pub(super) fn cache_ready(configured: bool, nodes: &[(String, Option<Result<(), 
     Verdict::yes(Reason::LoggedIn, format!("logged in to {} nodes", nodes.len()))
 }
 
-/// By the ledger's own word, never by a Job that once succeeded.
-pub(super) fn schema_current(probe: Option<&Result<PostgresFacts, LedgerError>>, migrate: Option<&Job>) -> Verdict {
+/// By the ledger's own word, never by a Job that once succeeded. `waits`: the API waits for a migration, which may be for more than the version of the
+/// schema says: for lanes.
+pub(super) fn schema_current(
+    probe: Option<&Result<PostgresFacts, LedgerError>>,
+    migrate: Option<&Job>,
+    waits: bool,
+) -> Verdict {
     let failed = migrate.and_then(|job| {
         let conditions = job.status.as_ref()?.conditions.as_ref()?;
         conditions
@@ -131,6 +136,7 @@ pub(super) fn schema_current(probe: Option<&Result<PostgresFacts, LedgerError>>,
         Verdict::no(Reason::MigrationFailed, format!("the migration failed: {why}"))
     };
     match (probe, failed) {
+        (Some(Ok(_)), Some(failed)) if waits => migration_failed(failed),
         (Some(Ok(facts)), _) if facts.schema.is_current() => Verdict::yes(
             Reason::SchemaMatches,
             format!("the schema is at version {}", facts.schema.expected),

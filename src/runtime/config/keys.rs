@@ -273,7 +273,7 @@ pub const KEYS: &[Key] = {
             "batch_size",
             "NUMBER",
             Some("10000"),
-            "How many memberships the archive moves in one statement",
+            "About how many memberships the archive moves in one statement; up to four times as many where they lie densest",
         ),
         key(
             Maintenance,
