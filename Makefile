@@ -48,10 +48,11 @@ bench: ## Measure speed and size beside their limits and print the table (QUICK=
 	rows=$(wildcard $(CURDIR)/target/cluster-figures.json)
 	# What is measured is what is released: the binary that cargo builds for a bench has the features that only tests need, and is slower for it.
 	if [ -z "$${SEGMENT_COUNTER_BENCH_BINARY:-}" ]; then
-	  $(CARGO) build --profile bench --bin segment-counter
-	  target="$${CARGO_TARGET_DIR:-target}"
-	  export SEGMENT_COUNTER_BENCH_BINARY="$$PWD/target/released-segment-counter"
-	  cp "$$target/release/segment-counter" "$$SEGMENT_COUNTER_BENCH_BINARY"
+	  $(CARGO) build --profile bench --bin segment-counter --bin segment-counter-operator
+	  built="$$(realpath "$${CARGO_TARGET_DIR:-target}")"
+	  mkdir -p "$$built/released"
+	  cp "$$built/release/segment-counter" "$$built/release/segment-counter-operator" "$$built/released"
+	  export SEGMENT_COUNTER_BENCH_BINARY="$$built/released/segment-counter"
 	fi
 	$(CARGO) bench --bench figures -- $(if $(QUICK),--quick) $${rows:+--rows "$$rows"} $(BENCH_OPTIONS)
 

@@ -1,10 +1,11 @@
 //! The archive: how fast it moves what has ended beside a bare DELETE into INSERT of the same rows, and what it does to counts meanwhile.
 
 use std::fmt::Write as _;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use segment_counter::ledger::{PostgresOptions, Settings, recording_for_bench};
+use tokio::process::Command;
 
 use crate::harness::ledger::{Leaving, ask, fill};
 use crate::harness::open::{Offer, Request};
@@ -178,17 +179,21 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> Beside
     p99().await;
     let alone = p99().await;
 
-    let mut loops = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+    let mut loops = Command::new("sh")
+        .args(["-c", "while :; do :; done"])
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
     if apart {
-        pin::pin("1", &[loops.id()]);
+        pin::pin("1", &[loops.id().unwrap()]);
     }
     let computing = p99().await;
-    let _ = loops.kill();
-    let _ = loops.wait();
+    loops.kill().await.unwrap();
 
     let before = pin::of_postgres(&database).await;
-    let mut moves = program::command("archive", &database)
+    let mut moves = Command::from(program::command("archive", &database))
         .stdout(Stdio::null())
+        .kill_on_drop(true)
         .spawn()
         .unwrap();
     // Until it has all the sessions that it will have.
@@ -196,13 +201,12 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> Beside
     if apart {
         let mut its: Vec<u32> = pin::of_postgres(&database).await;
         its.retain(|pid| !before.contains(pid));
-        its.push(moves.id());
+        its.extend(moves.id());
         pin::pin("1", &its);
     }
     let archive = p99().await;
     let outlasted = moves.try_wait().unwrap().is_none();
-    let _ = moves.kill();
-    let _ = moves.wait();
+    let _ = moves.kill().await;
     if apart {
         let mut all = pin::of_postgres(&database).await;
         all.push(std::process::id());

@@ -18,9 +18,14 @@ pub fn binary() -> PathBuf {
         .map_or_else(|| env!("CARGO_BIN_EXE_segment-counter").into(), PathBuf::from)
 }
 
-/// The operator's binary.
+/// The operator's binary: the one beside it, or the one that cargo built for this bench.
 pub fn operator() -> PathBuf {
-    env!("CARGO_BIN_EXE_segment-counter-operator").into()
+    let beside = binary().with_file_name("segment-counter-operator");
+    if beside.exists() {
+        beside
+    } else {
+        env!("CARGO_BIN_EXE_segment-counter-operator").into()
+    }
 }
 
 /// A command of the service on a database.
