@@ -118,6 +118,9 @@ pub(super) fn cache_ready(configured: bool, nodes: &[(String, Option<Result<(), 
     Verdict::yes(Reason::LoggedIn, format!("logged in to {} nodes", nodes.len()))
 }
 
+/// How often a migration must have failed before it is told: once may be a database that came later.
+const ATTEMPTS: i32 = 2;
+
 /// By the ledger's own word, never by a Job that once succeeded. `waits`: the API waits for a migration, which may be for more than the version of the
 /// schema says: for lanes.
 pub(super) fn schema_current(
@@ -125,32 +128,49 @@ pub(super) fn schema_current(
     migrate: Option<&Job>,
     waits: bool,
 ) -> Verdict {
-    let failed = migrate.and_then(|job| {
-        let conditions = job.status.as_ref()?.conditions.as_ref()?;
-        conditions
-            .iter()
-            .find(|condition| condition.type_ == "Failed" && condition.status == "True")
-    });
-    let migration_failed = |failed: &k8s_openapi::api::batch::v1::JobCondition| {
-        let why = failed.message.clone().unwrap_or_default();
-        Verdict::no(Reason::MigrationFailed, format!("the migration failed: {why}"))
-    };
+    let failed = migrate.and_then(migration_failed);
     match (probe, failed) {
-        (Some(Ok(_)), Some(failed)) if waits => migration_failed(failed),
-        (Some(Ok(facts)), _) if facts.schema.is_current() => Verdict::yes(
-            Reason::SchemaMatches,
-            format!("the schema is at version {}", facts.schema.expected),
-        ),
-        (_, Some(failed)) => migration_failed(failed),
-        (Some(Ok(facts)), None) => Verdict::no(
-            Reason::Migrating,
-            match facts.schema.installed {
-                Some(installed) => format!("the schema is at version {installed} of {}", facts.schema.expected),
-                None => "there is no schema yet".to_owned(),
-            },
-        ),
+        (Some(Ok(facts)), failed) => match failed {
+            Some(failed) if waits || !facts.schema.is_current() => failed,
+            _ => schema_matches(facts),
+        },
+        (Some(Err(_)) | None, Some(failed)) => failed,
         (Some(Err(_)) | None, None) => Verdict::unknown(Reason::NotProbed, "the ledger was not asked"),
     }
+}
+
+fn schema_matches(facts: &PostgresFacts) -> Verdict {
+    let expected = facts.schema.expected;
+    if facts.schema.is_current() {
+        return Verdict::yes(Reason::SchemaMatches, format!("the schema is at version {expected}"));
+    }
+    let message = match facts.schema.installed {
+        Some(installed) => format!("the schema is at version {installed} of {expected}"),
+        None => "there is no schema yet".to_owned(),
+    };
+    Verdict::no(Reason::Migrating, message)
+}
+
+/// A Job tries again for half an hour before it has failed, which is long to say nothing: its attempts are told before.
+fn migration_failed(job: &Job) -> Option<Verdict> {
+    let status = job.status.as_ref()?;
+    let failed = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "Failed" && condition.status == "True");
+    let message = match failed {
+        Some(failed) => format!(
+            "the migration failed: {}",
+            failed.message.as_deref().unwrap_or_default()
+        ),
+        None if status.failed.unwrap_or_default() >= ATTEMPTS && status.succeeded.unwrap_or_default() == 0 => format!(
+            "each attempt of the migration failed so far, and it is tried again: the logs of Job {} say why",
+            job.metadata.name.as_deref().unwrap_or_default()
+        ),
+        None => return None,
+    };
+    Some(Verdict::no(Reason::MigrationFailed, message))
 }
 
 /// Of the archive or the refresh. Its age is by the database's own clock.
