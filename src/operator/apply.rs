@@ -11,7 +11,11 @@ use std::{
 
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{apps::v1::Deployment, batch::v1::Job, core::v1::Secret},
+    api::{
+        apps::v1::Deployment,
+        batch::v1::{Job, JobCondition},
+        core::v1::Secret,
+    },
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -89,7 +93,7 @@ pub(crate) async fn apply(
     let migrate = one
         .migrate(&children.migrate, migrated && schema_current, observed)
         .await?;
-    if !migrated && !migrate.as_ref().is_some_and(|job| ended(job, "Complete")) {
+    if !migrated && !migrate.as_ref().is_some_and(|job| ended(job, "Complete").is_some()) {
         return Ok(Applied {
             deployment: standing,
             migrate,
@@ -114,10 +118,10 @@ fn migration(deployment: &Deployment) -> Option<&String> {
     deployment.metadata.annotations.as_ref()?.get(MIGRATION)
 }
 
-/// Whether a Job has ended this way (`Complete` or `Failed`).
-fn ended(job: &Job, how: &str) -> bool {
-    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == how && c.status == "True"))
+/// How a Job ended, if it ended this way (`Complete` or `Failed`).
+pub(super) fn ended<'a>(job: &'a Job, how: &str) -> Option<&'a JobCondition> {
+    let mut conditions = job.status.as_ref()?.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == how && condition.status == "True")
 }
 
 struct One<'a> {
@@ -183,7 +187,7 @@ impl One<'_> {
     /// that failed makes room for another try as soon as the ledger can be logged in to.
     async fn migrate(&mut self, wanted: &Job, done: bool, observed: &Observed) -> Result<Option<Job>, ApplyError> {
         match self.get(wanted).await? {
-            Some(job) if ended(&job, "Failed") => {
+            Some(job) if ended(&job, "Failed").is_some() => {
                 if matches!(observed.probe.postgres, Some(Ok(_))) {
                     self.api::<Job>()
                         .delete(&wanted.name_any(), &DeleteParams::background())

@@ -41,8 +41,7 @@ pub(super) struct Texts {
     pub(super) sweep_buckets: String,
     pub(super) sweep_spans: String,
     /// `None`: segments are compared one by one.
-    pub(super) agree: Option<String>,
-    pub(super) agree_whole: Option<String>,
+    pub(super) agree: Option<[String; 2]>,
     pub(super) compare: String,
     pub(super) mend: String,
     pub(super) put_segment: String,
@@ -65,7 +64,6 @@ impl Texts {
             sweep_buckets: sweep::counters("segment_bucket", "expires_at"),
             sweep_spans: sweep::counters("segment_span", "span_end"),
             agree: Some(recount::agree()),
-            agree_whole: Some(recount::agree_whole()),
             compare: recount::comparing(),
             mend: recount::mending(),
             put_segment: segments::PUT.to_owned(),
@@ -102,8 +100,7 @@ pub(super) struct Lane {
     pub(super) partitions: Statement,
     pub(super) sweep_buckets: Statement,
     pub(super) sweep_spans: Statement,
-    pub(super) agree: Option<Statement>,
-    pub(super) agree_whole: Option<Statement>,
+    pub(super) agree: Option<[Statement; 2]>,
     pub(super) compare: Statement,
     pub(super) mend: Statement,
 }
@@ -171,8 +168,10 @@ impl Lane {
             partitions: fill(&texts.partitions),
             sweep_buckets: fill(&texts.sweep_buckets),
             sweep_spans: fill(&texts.sweep_spans),
-            agree: texts.agree.as_deref().map(fill),
-            agree_whole: texts.agree_whole.as_deref().map(fill),
+            agree: texts
+                .agree
+                .as_ref()
+                .map(|texts| texts.each_ref().map(|text| fill(text))),
             compare: fill(&texts.compare),
             mend: fill(&texts.mend),
             number,

@@ -6,7 +6,7 @@ use super::{Applied, Verdict};
 use crate::{
     crd::{ConditionStatus, Reason},
     ledger::{JobState, LedgerError},
-    operator::{observed::PostgresFacts, trouble::Troubles},
+    operator::{apply::ended, observed::PostgresFacts, trouble::Troubles},
 };
 
 /// True only of the revision that was applied last: its controller has seen it, and every replica is of it and available.
@@ -154,12 +154,7 @@ fn schema_matches(facts: &PostgresFacts) -> Verdict {
 /// A Job tries again for half an hour before it has failed, which is long to say nothing: its attempts are told before.
 fn migration_failed(job: &Job) -> Option<Verdict> {
     let status = job.status.as_ref()?;
-    let failed = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == "Failed" && condition.status == "True");
-    let message = match failed {
+    let message = match ended(job, "Failed") {
         Some(failed) => format!(
             "the migration failed: {}",
             failed.message.as_deref().unwrap_or_default()

@@ -33,7 +33,6 @@ pub(super) fn texts() -> Texts {
         sweep_buckets: "SELECT * FROM \"{lane}\".sweep_segment_bucket($1, $2, $3)".to_owned(),
         sweep_spans: "SELECT * FROM \"{lane}\".sweep_segment_span($1, $2, $3)".to_owned(),
         agree: None,
-        agree_whole: None,
         compare: "SELECT * FROM \"{lane}\".recount($1, $2, false)".to_owned(),
         mend: "SELECT * FROM \"{lane}\".recount($1, $2, true)".to_owned(),
         put_segment: "SELECT \"{base}\".put_segment($1, $2, $3, $4)".to_owned(),
