@@ -93,7 +93,8 @@ pub(crate) async fn apply(
     let migrate = one
         .migrate(&children.migrate, migrated && schema_current, observed)
         .await?;
-    if !migrated && !migrate.as_ref().is_some_and(|job| ended(job, "Complete").is_some()) {
+    let complete = migrate.as_ref().and_then(|job| ended(job, "Complete")).is_some();
+    if !migrated && !complete {
         return Ok(Applied {
             deployment: standing,
             migrate,
