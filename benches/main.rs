@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use harness::busy::Compute;
 use harness::{Plan, Row, machine, table};
 
 #[derive(Parser)]
@@ -38,14 +39,18 @@ struct Arguments {
     #[arg(long, hide = true)]
     bench: bool,
     #[command(subcommand)]
-    serve: Option<Serve>,
+    role: Option<Role>,
 }
 
+/// What this program is where it is not the bench, but a process that something is measured beside.
 #[derive(Subcommand)]
-enum Serve {
-    /// What stands beside the service: a process of its own, as the service is one.
+enum Role {
+    /// Serves what stands beside the service.
     #[command(hide = true)]
     Reference,
+    /// Computes until it is killed.
+    #[command(hide = true)]
+    Compute(Compute),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,8 +90,10 @@ enum Figure {
 #[tokio::main]
 async fn main() {
     let arguments = Arguments::parse();
-    if let Some(Serve::Reference) = arguments.serve {
-        return reference::serve().await;
+    match arguments.role {
+        Some(Role::Reference) => return reference::serve().await,
+        Some(Role::Compute(compute)) => compute.run(),
+        None => {}
     }
     let given: Vec<Row> = arguments.rows.iter().flat_map(|file| table::read(file)).collect();
     let plan = if arguments.quick { Plan::QUICK } else { Plan::FULL };

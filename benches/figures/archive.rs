@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use segment_counter::ledger::{PostgresOptions, Settings, recording_for_bench};
 use tokio::process::Command;
 
+use crate::harness::busy::Compute;
 use crate::harness::ledger::{Leaving, ask, fill};
 use crate::harness::open::{Offer, Request};
 use crate::harness::program::{self, Program};
@@ -123,11 +124,7 @@ pub async fn beside_counts(plan: &Plan) -> Vec<Row> {
             }
         }
         let each = |what: fn(&Beside) -> f64| rounds.iter().map(what).collect::<Vec<f64>>();
-        let (alone, computing, archive) = (
-            each(|p99| p99.alone),
-            each(|p99| p99.computing),
-            each(|p99| p99.archive),
-        );
+        let archive = each(|p99| p99.archive);
         let say = |micros: &[f64]| format!("{:.2} ms", median(micros.iter().copied()) / 1e3);
         let what = if apart {
             ", each of the two on a processor of its own"
@@ -140,19 +137,23 @@ pub async fn beside_counts(plan: &Plan) -> Vec<Row> {
                 .beside(beside, say(by))
                 .ratio(Ratio::of(&archive, by), Bound::AtMost(1.3))
         };
-        rows.push(row("the same, no archive", &alone));
-        rows.push(row(
-            "the same, beside a process that only computes, in the archive's place",
-            &computing,
-        ));
+        rows.push(row("the same, no archive", &each(|p99| p99.alone)));
+        for (what, by) in [
+            ("only computes", each(|p99| p99.steadily)),
+            ("computes 3 ms and pauses 0.5 in turns", each(|p99| p99.in_turns)),
+        ] {
+            let beside = format!("the same, beside a process that {what}, in the archive's place");
+            rows.push(row(&beside, &by));
+        }
     }
     rows
 }
 
-/// The p99 in microseconds of counts that are alone, beside a process that only computes, and beside an archive.
+/// The p99 in microseconds of counts that are alone, beside a process that computes steadily or in turns, and beside an archive.
 struct Beside {
     alone: f64,
-    computing: f64,
+    steadily: f64,
+    in_turns: f64,
     archive: f64,
 }
 
@@ -179,16 +180,17 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> Beside
     p99().await;
     let alone = p99().await;
 
-    let mut loops = Command::new("sh")
-        .args(["-c", "while :; do :; done"])
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    if apart {
-        pin::pin("1", &[loops.id().unwrap()]);
-    }
-    let computing = p99().await;
-    loops.kill().await.unwrap();
+    let beside = async |compute: Compute| {
+        let mut busy = compute.start();
+        if apart {
+            pin::pin("1", &[busy.id().unwrap()]);
+        }
+        let measured = p99().await;
+        busy.kill().await.unwrap();
+        measured
+    };
+    let steadily = beside(Compute::STEADILY).await;
+    let in_turns = beside(Compute::IN_TURNS).await;
 
     let before = pin::of_postgres(&database).await;
     let mut moves = Command::from(program::command("archive", &database))
@@ -213,7 +215,7 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> Beside
         pin::pin("0-1", &all);
     }
     eprintln!(
-        "  p99 {alone:.0} µs alone, {computing:.0} µs beside a loop, {archive:.0} µs beside an archive (apart: {apart})"
+        "  p99 {alone:.0} µs alone, {steadily:.0} and {in_turns:.0} µs beside a process that computes, {archive:.0} µs beside an archive (apart: {apart})"
     );
     assert!(
         outlasted,
@@ -223,7 +225,8 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> Beside
     server.execute("DROP DATABASE counted WITH (FORCE)").await;
     Beside {
         alone,
-        computing,
+        steadily,
+        in_turns,
         archive,
     }
 }

@@ -1,5 +1,6 @@
 //! What the figures share: the plan of a run, the programs under load, the load itself, and the table.
 
+pub mod busy;
 pub mod ledger;
 pub mod machine;
 pub mod open;
