@@ -59,9 +59,9 @@ impl Row {
     }
 
     /// The ratio, its spread over the rounds, and what it is held to: half of the limit now, all of it in the end.
-    pub fn ratio(mut self, ratio: Ratio, bound: Bound) -> Self {
-        self.ratio = format!("**{:.2}** ({:.2} to {:.2})", ratio.median, ratio.least, ratio.greatest);
-        (self.now, self.at_last) = match bound {
+    pub fn ratio(self, ratio: Ratio, bound: Bound) -> Self {
+        let mut row = self.ratio_alone(ratio);
+        (row.now, row.at_last) = match bound {
             Bound::AtLeast(limit) => (
                 held(ratio.median >= limit / 2.0, "≥", limit / 2.0),
                 held(ratio.median >= limit, "≥", limit),
@@ -71,6 +71,12 @@ impl Row {
                 held(ratio.median <= limit, "≤", limit),
             ),
         };
+        row
+    }
+
+    /// A ratio that is held to nothing.
+    pub fn ratio_alone(mut self, ratio: Ratio) -> Self {
+        self.ratio = format!("**{:.2}** ({:.2} to {:.2})", ratio.median, ratio.least, ratio.greatest);
         self
     }
 
