@@ -1,6 +1,6 @@
 //! A count asked of the ledger, of a segment with very many members beside one with a thousand: counters, not members, are read.
 
-use crate::harness::ledger::{Leaving, fill};
+use crate::harness::ledger::{Leaving, fill, minutes_of_the_span};
 use crate::harness::program::{self, Program};
 use crate::harness::table::thousands;
 use crate::harness::wrk::{Load, each, in_turns, middle};
@@ -20,10 +20,12 @@ pub async fn measure(plan: &Plan) -> Vec<Row> {
 
     let service = Program::service(&database, None);
     let strict = |name: &str| Load::get(1, &format!("/v1/segments/{name}/count?max_staleness_ms=0"));
+    let left = minutes_of_the_span();
     let runs = in_turns(plan, &[(&strict("large-1"), &service), (&strict("small-1"), &service)]);
     let micros = |side: usize| each(&runs[side], |run| 1e6 / run.per_second);
     let say = |side: usize| format!("{:.0} µs", middle(&runs[side], |run| 1e6 / run.per_second));
-    let work = format!("a count at the ledger, {} members", thousands(f64::from(plan.members)));
+    let members = thousands(f64::from(plan.members));
+    let work = format!("a count at the ledger, {members} members, {left}");
     vec![
         Row::new(&work, say(0))
             .beside(&format!("{} members", thousands(f64::from(SMALL))), say(1))

@@ -1,5 +1,7 @@
 //! What a database holds before something is measured.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
 
@@ -53,6 +55,13 @@ pub async fn ask<T: for<'r> FromRow<'r, PgRow> + Send + Unpin>(database_url: &st
         .fetch_one(&mut connection)
         .await
         .expect(sql)
+}
+
+/// How many minutes the span has left that is passing: a count reads as many buckets as end in them, so what it costs depends on the hour.
+pub fn minutes_of_the_span() -> String {
+    const SPAN: u64 = 120;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+    format!("{} minutes of the span left", SPAN - now.as_secs() / 60 % SPAN)
 }
 
 /// Segments `NAME-1`, `NAME-2` and so on with so many members each, memberships and counters as the service would have written them; a segment's
