@@ -48,7 +48,7 @@ enum Role {
     /// Serves what stands beside the service.
     #[command(hide = true)]
     Reference,
-    /// Computes until it is killed.
+    /// Computes for as long as who started it lives.
     #[command(hide = true)]
     Compute(Compute),
 }
@@ -63,7 +63,7 @@ enum Figure {
     Lanes,
     /// What a pair of a stream costs the service.
     Path,
-    /// One pair a request beside one INSERT a request, and beside a constant.
+    /// One pair a request beside one INSERT a request, a constant, and our own streams.
     Pairs,
     /// Single pairs beyond what there is room for.
     Overload,
@@ -92,7 +92,7 @@ async fn main() {
     let arguments = Arguments::parse();
     match arguments.role {
         Some(Role::Reference) => return reference::serve().await,
-        Some(Role::Compute(compute)) => compute.run(),
+        Some(Role::Compute(compute)) => return compute.run(),
         None => {}
     }
     let given: Vec<Row> = arguments.rows.iter().flat_map(|file| table::read(file)).collect();

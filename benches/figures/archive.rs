@@ -138,11 +138,11 @@ pub async fn beside_counts(plan: &Plan) -> Vec<Row> {
                 .ratio(Ratio::of(&archive, by), Bound::AtMost(1.3))
         };
         rows.push(row("the same, no archive", &each(|p99| p99.alone)));
-        for (what, by) in [
-            ("only computes", each(|p99| p99.steadily)),
-            ("computes 3 ms and pauses 0.5 in turns", each(|p99| p99.in_turns)),
+        for (compute, by) in [
+            (Compute::STEADILY, each(|p99| p99.steadily)),
+            (Compute::IN_TURNS, each(|p99| p99.in_turns)),
         ] {
-            let beside = format!("the same, beside a process that {what}, in the archive's place");
+            let beside = format!("the same, beside a process that {compute}, in the archive's place");
             rows.push(row(&beside, &by));
         }
     }
@@ -185,6 +185,8 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> Beside
         if apart {
             pin::pin("1", &[busy.id().unwrap()]);
         }
+        // It measures first how fast it is.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let measured = p99().await;
         busy.kill().await.unwrap();
         measured

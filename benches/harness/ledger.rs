@@ -1,7 +1,5 @@
 //! What a database holds before something is measured.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
 
@@ -57,11 +55,12 @@ pub async fn ask<T: for<'r> FromRow<'r, PgRow> + Send + Unpin>(database_url: &st
         .expect(sql)
 }
 
-/// How many minutes the span has left that is passing: a count reads as many buckets as end in them, so what it costs depends on the hour.
-pub fn minutes_of_the_span() -> String {
-    const SPAN: u64 = 120;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
-    format!("{} minutes of the span left", SPAN - now.as_secs() / 60 % SPAN)
+/// How many minutes are left of the two hours that are passing: a count reads a counter for each of them in which somebody leaves, so what it costs
+/// depends on the hour.
+pub async fn minutes_left(database_url: &str) -> i64 {
+    let sql = "SELECT ceil(extract(epoch FROM date_bin('2 hours', now(), 'epoch') + interval '2 hours' - now()) / 60)::bigint";
+    let (minutes,): (i64,) = ask(database_url, sql).await;
+    minutes
 }
 
 /// Segments `NAME-1`, `NAME-2` and so on with so many members each, memberships and counters as the service would have written them; a segment's

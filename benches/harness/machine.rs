@@ -11,7 +11,7 @@ pub fn describe(plan: &Plan) -> String {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
         .map_or("an unnamed CPU", |(_, model)| model);
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let cores = processors();
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: Vec<&str> = load.split_whitespace().take(3).collect();
     let versions = [
@@ -32,6 +32,26 @@ pub fn describe(plan: &Plan) -> String {
         plan.turn_seconds,
         super::table::thousands(plan.pairs as f64),
     )
+}
+
+/// The processor time that anything here has used, in seconds, without what other guests took.
+pub fn busy_seconds() -> f64 {
+    /// What `sysconf(_SC_CLK_TCK)` is on every Linux there is.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/stat").expect("/proc/stat");
+    let first = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<f64> = first
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|text| text.parse().ok())
+        .collect();
+    // user, nice, system, irq, softirq; between them stand idle and iowait.
+    [0, 1, 2, 5, 6].map(|index| ticks[index]).iter().sum::<f64>() / TICKS
+}
+
+/// How many processors there are.
+pub fn processors() -> f64 {
+    std::thread::available_parallelism().map_or(1.0, |number| number.get() as f64)
 }
 
 fn version(command: &mut Command) -> String {

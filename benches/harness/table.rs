@@ -60,7 +60,7 @@ impl Row {
 
     /// The ratio, its spread over the rounds, and what it is held to: half of the limit now, all of it in the end.
     pub fn ratio(self, ratio: Ratio, bound: Bound) -> Self {
-        let mut row = self.ratio_alone(ratio);
+        let mut row = self.unbounded_ratio(ratio);
         (row.now, row.at_last) = match bound {
             Bound::AtLeast(limit) => (
                 held(ratio.median >= limit / 2.0, "≥", limit / 2.0),
@@ -75,7 +75,7 @@ impl Row {
     }
 
     /// A ratio that is held to nothing.
-    pub fn ratio_alone(mut self, ratio: Ratio) -> Self {
+    pub fn unbounded_ratio(mut self, ratio: Ratio) -> Self {
         self.ratio = format!("**{:.2}** ({:.2} to {:.2})", ratio.median, ratio.least, ratio.greatest);
         self
     }

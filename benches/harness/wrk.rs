@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 
 use super::program::Program;
-use super::{Plan, median};
+use super::{Plan, machine, median};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/harness/load.lua");
 
@@ -28,6 +28,8 @@ pub struct Run {
     pub p99_micros: f64,
     /// Processor time of the program under load for a request.
     pub cpu_micros: f64,
+    /// The same of the whole machine: the load, the program and what it asks.
+    pub machine_micros: f64,
 }
 
 #[derive(Deserialize)]
@@ -64,7 +66,7 @@ impl Load {
 
     /// Puts `program` under it for some seconds.
     pub fn run(&self, program: &Program, seconds: u32) -> Run {
-        let before = program.cpu_seconds();
+        let (before, all_before) = (program.cpu_seconds(), machine::busy_seconds());
         let mut command = Command::new("wrk");
         command
             .args(["--threads", "1", "--timeout", "30", "--script", SCRIPT])
@@ -97,29 +99,40 @@ impl Load {
             per_second: summary.requests / summary.micros * 1e6,
             p99_micros: summary.p99_micros,
             cpu_micros: (program.cpu_seconds() - before) / summary.requests * 1e6,
+            machine_micros: (machine::busy_seconds() - all_before) / summary.requests * 1e6,
         }
     }
 }
 
-/// Runs of several sides, in turns: `[side][turn]`. Every other turn goes backwards, so that no side always comes after the same one.
+/// Runs of several sides, in turns: `[side][turn]`.
 pub fn in_turns(plan: &Plan, sides: &[(&Load, &Program)]) -> Vec<Vec<Run>> {
+    warm_up(sides);
+    let mut runs = vec![Vec::with_capacity(plan.turns); sides.len()];
+    for number in 0..plan.turns {
+        turn(plan, number, sides, &mut runs);
+    }
+    runs
+}
+
+/// Runs that are not counted.
+pub fn warm_up(sides: &[(&Load, &Program)]) {
     for (load, program) in sides {
         load.run(program, 1);
     }
-    let mut runs = vec![Vec::with_capacity(plan.turns); sides.len()];
-    for turn in 0..plan.turns {
-        let mut order: Vec<usize> = (0..sides.len()).collect();
-        if turn % 2 == 1 {
-            order.reverse();
-        }
-        for side in order {
-            let (load, program) = sides[side];
-            let run = load.run(program, plan.turn_seconds);
-            eprintln!("  {:<40} {run:.1?}", load.path);
-            runs[side].push(run);
-        }
+}
+
+/// One more run of each side. Every other turn goes backwards, so that no side always comes after the same one.
+pub fn turn(plan: &Plan, number: usize, sides: &[(&Load, &Program)], runs: &mut [Vec<Run>]) {
+    let mut order: Vec<usize> = (0..sides.len()).collect();
+    if number % 2 == 1 {
+        order.reverse();
     }
-    runs
+    for side in order {
+        let (load, program) = sides[side];
+        let run = load.run(program, plan.turn_seconds);
+        eprintln!("  {:<40} {run:.1?}", load.path);
+        runs[side].push(run);
+    }
 }
 
 /// One thing of every run.

@@ -24,7 +24,7 @@ pub struct ServiceConfig {
     pub batch_writers: usize,
     /// Pairs of batches that may wait in memory; beyond it a batch is told to come again.
     pub batch_queue_pairs: usize,
-    /// Pairs that are remembered as committed, so that their repeats cost no statement; 0: none. About 80 bytes each.
+    /// Pairs that are remembered as committed, so that their repeats cost no statement; 0: none. About 70 bytes each.
     pub repeat_entries: usize,
     /// Counting statements at once, and lookups of names at once.
     pub ledger_reads: usize,

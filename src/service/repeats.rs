@@ -26,11 +26,14 @@ use super::removals::LEASE;
 
 /// How many segments' windows are remembered.
 const WINDOWS: usize = 10_000;
-/// How much of the memory is kept for pairs that were seen again. Pairs repeat one of a moment ago or not at all, so what is new has as much room
-/// as what was useful, instead of the library's 3 %; and pairs that were let go of are not remembered, which it would do by half as many again.
-const SEEN_AGAIN: f64 = 0.5;
+/// How much of the memory is for pairs that were seen again, and those that came first of all. Pairs repeat one of a moment ago or not at all, so
+/// what is new has as much room, instead of the library's 3 %: it stays for longer, and what was useful once for less long.
+const HOT: f64 = 0.5;
+/// How many pairs are remembered as let go of, to be kept for longer when they come again: with so much room for new ones that finds no more
+/// repeats, and the library's half of all would take half as much memory again.
+const GHOSTS: f64 = 0.0;
 
-/// A segment and a user in 128 bits.
+/// A segment and a user in 128 bits. As two words: a `u128` is aligned to 16 bytes, which makes each entry larger.
 type Key = [u64; 2];
 
 /// What stands of a (segment, user).
@@ -62,7 +65,7 @@ pub(crate) struct Repeats {
 }
 
 impl Repeats {
-    /// Remembers at most `entries` pairs; `None` where it is to remember none.
+    /// Remembers about `entries` pairs at most; `None` where it is to remember none.
     pub(crate) fn new(rules: Rules, entries: usize) -> Option<Self> {
         (entries > 0).then(|| Self {
             rules,
@@ -157,8 +160,8 @@ fn bounded(entries: usize) -> Cache<Key, Known> {
     let options = OptionsBuilder::new()
         .estimated_items_capacity(entries)
         .weight_capacity(entries as u64)
-        .hot_allocation(SEEN_AGAIN)
-        .ghost_allocation(0.0)
+        .hot_allocation(HOT)
+        .ghost_allocation(GHOSTS)
         .build()
         .expect("both capacities are set");
     Cache::with_options(
@@ -239,6 +242,31 @@ mod tests {
         );
         tokio::time::advance(Duration::from_micros(1)).await;
         assert_eq!(repeats.find(&pair(None, None)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_is_known_and_no_more_than_there_is_room_for() {
+        for entries in [1, 2, 30, 1_000] {
+            let repeats = Repeats::new(rules(), entries).unwrap();
+            for user in 0..10_000 {
+                let one = Pair {
+                    user: UserId::new(user.to_string()).unwrap(),
+                    ..pair(None, None)
+                };
+                repeats.learn(
+                    std::slice::from_ref(&one),
+                    &recorded(&one, SECOND, 7, None),
+                    Instant::now(),
+                );
+                assert!(repeats.find(&one).is_some(), "{user} of {entries}");
+            }
+            // Each shard rounds up.
+            assert!(
+                repeats.known.len() <= entries + 64,
+                "{} of {entries}",
+                repeats.known.len()
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]
