@@ -4,6 +4,9 @@ use std::process::Command;
 
 use super::Plan;
 
+/// Ticks of a second in `/proc`: what `sysconf(_SC_CLK_TCK)` is on every Linux there is.
+pub const TICKS: f64 = 100.0;
+
 /// Machine and versions, in a sentence each.
 pub fn describe(plan: &Plan) -> String {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -36,8 +39,6 @@ pub fn describe(plan: &Plan) -> String {
 
 /// The processor time that anything here has used, in seconds, without what other guests took.
 pub fn busy_seconds() -> f64 {
-    /// What `sysconf(_SC_CLK_TCK)` is on every Linux there is.
-    const TICKS: f64 = 100.0;
     let stat = std::fs::read_to_string("/proc/stat").expect("/proc/stat");
     let first = stat.lines().next().unwrap_or_default();
     let ticks: Vec<f64> = first

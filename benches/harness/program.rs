@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use super::machine;
+
 /// A program that serves, on a port that the system chose; ended by its process id.
 pub struct Program {
     child: Child,
@@ -114,13 +116,11 @@ impl Program {
 
     /// The processor time that it has used, in seconds.
     pub fn cpu_seconds(&self) -> f64 {
-        /// What `sysconf(_SC_CLK_TCK)` is on every Linux there is.
-        const TICKS: f64 = 100.0;
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("its /proc/PID/stat");
         let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
         let ticks = |index: usize| fields[index].parse::<f64>().expect("a number of ticks");
         // utime and stime: fields 14 and 15 of the whole line, 11 and 12 after the name.
-        (ticks(11) + ticks(12)) / TICKS
+        (ticks(11) + ticks(12)) / machine::TICKS
     }
 
     /// A line of its /proc/PID/status, in MiB: `VmRSS`, `VmHWM`.

@@ -29,8 +29,8 @@ const WINDOWS: usize = 10_000;
 /// How much of the memory is for pairs that were seen again, and those that came first of all. Pairs repeat one of a moment ago or not at all, so
 /// what is new has as much room, instead of the library's 3 %: it stays for longer, and what was useful once for less long.
 const HOT: f64 = 0.5;
-/// How many pairs are remembered as let go of, to be kept for longer when they come again: with so much room for new ones that finds no more
-/// repeats, and the library's half of all would take half as much memory again.
+/// How many pairs are remembered as let go of, to be kept for longer when they come again: with so much room for new ones that finds a
+/// hundredth more repeats at most, and the library's half of all would take half as much memory again.
 const GHOSTS: f64 = 0.0;
 
 /// A segment and a user in 128 bits. As two words: a `u128` is aligned to 16 bytes, which makes each entry larger.
