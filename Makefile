@@ -43,7 +43,7 @@ test-long-schedules: ## Run 10,000 random schedules in memory, 500 on PostgreSQL
 	export SEGMENT_COUNTER_TEST_SCHEDULES=$${SEGMENT_COUNTER_TEST_SCHEDULES:-10000}
 	$(CARGO) test --test ledger_conformance schedules::whatever -- --nocapture
 
-bench: ## Measure speed and size beside their limits and print the table (QUICK=1: five minutes); what the cluster's tests measured last is in it
+bench: ## Measure speed and size beside their limits and print the table (QUICK=1: shorter, and noisier); what the cluster's tests measured last is in it
 	tests/install.sh bench
 	rows=$(wildcard $(CURDIR)/target/cluster-figures.json)
 	# What is measured is what is released: the binary that cargo builds for a bench has the features that only tests need, and is slower for it.

@@ -26,7 +26,7 @@ use harness::{Plan, Row, machine, table};
 #[derive(Parser)]
 #[command(about = "Measures Segment Counter beside its limits and prints a table")]
 struct Arguments {
-    /// Short runs: five minutes or so, and more noise.
+    /// Short runs, and more noise.
     #[arg(long)]
     quick: bool,
     /// Only these figures.
