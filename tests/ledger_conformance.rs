@@ -8,6 +8,8 @@
 mod clock;
 #[path = "ledger/concurrent.rs"]
 mod concurrent;
+#[path = "ledger/counters.rs"]
+mod counters;
 #[path = "ledger/distributed.rs"]
 mod distributed;
 #[path = "ledger/jobs.rs"]
@@ -77,8 +79,11 @@ for_every_ledger! {
     concurrent::archive_and_sweep_disturb_no_writer,
     jobs::the_archive_moves_exactly_what_ended_before_now_minus_settle,
     jobs::an_archive_of_a_table_full_of_what_ended_moves_nothing_else,
-    jobs::a_recount_mends_what_differs_and_says_so,
-    jobs::a_recount_of_many_finds_the_one_whose_counters_differ_whatever_they_add_up_to,
+    counters::a_recount_mends_what_differs_and_says_so,
+    counters::a_count_is_the_same_however_late_the_sweep_comes,
+    counters::a_total_of_an_instant_that_is_to_come_is_mended,
+    counters::a_recount_of_many_finds_the_one_whose_counters_differ_whatever_they_add_up_to,
+    counters::a_ledger_of_the_version_before_counts_the_same_once_it_is_migrated,
     jobs::one_exclusive_job_runs_at_a_time_and_a_dead_one_is_forgotten,
     jobs::a_sweep_forgets_old_runs_but_never_what_the_state_is_told_from,
     jobs::migrations_may_run_again_and_at_once,

@@ -24,7 +24,8 @@ pub async fn empty(database_url: &str) {
     let (lanes,): (i64,) = ask(database_url, "SELECT count(*) FROM segment_counter.lane").await;
     let tables: Vec<String> = (0..lanes)
         .flat_map(|lane| {
-            ["membership", "segment_bucket", "segment_span"].map(|table| format!("segment_counter_lane_{lane}.{table}"))
+            ["membership", "segment_expiry", "segment_total"]
+                .map(|table| format!("segment_counter_lane_{lane}.{table}"))
         })
         .collect();
     execute(database_url, &format!("TRUNCATE {}; CHECKPOINT", tables.join(", "))).await;
@@ -83,14 +84,14 @@ pub async fn fill(database_url: &str, name: &str, segments: u32, members: u32, l
          SET maintenance_work_mem = '512MB';
          ALTER TABLE segment_counter_lane_0.membership ADD PRIMARY KEY (segment_id, user_id);
          CREATE INDEX membership_user ON segment_counter_lane_0.membership (user_id);
-         INSERT INTO segment_counter_lane_0.segment_bucket (segment_id, expires_at, members)
+         INSERT INTO segment_counter_lane_0.segment_expiry (segment_id, expires_at, members)
          SELECT m.segment_id, m.expires_at, count(*)
            FROM segment_counter_lane_0.membership m JOIN segment_counter.segment s ON s.id = m.segment_id
           WHERE s.name LIKE '{name}-%' GROUP BY 1, 2;
-         INSERT INTO segment_counter_lane_0.segment_span (segment_id, span_end, members)
-         SELECT b.segment_id, date_bin('2 hours', b.expires_at - interval '1 microsecond', 'epoch') + interval '2 hours', sum(b.members)
-           FROM segment_counter_lane_0.segment_bucket b JOIN segment_counter.segment s ON s.id = b.segment_id
-          WHERE s.name LIKE '{name}-%' GROUP BY 1, 2"
+         INSERT INTO segment_counter_lane_0.segment_total (segment_id, members)
+         SELECT b.segment_id, sum(b.members)
+           FROM segment_counter_lane_0.segment_expiry b JOIN segment_counter.segment s ON s.id = b.segment_id
+          WHERE s.name LIKE '{name}-%' GROUP BY 1"
     );
     execute(database_url, &sql).await;
     execute(database_url, "VACUUM (ANALYZE)").await;

@@ -6,7 +6,7 @@ use segment_counter::ledger::{Job, JobReport, JobResult, LedgerError, Settings, 
 use tokio::task::JoinSet;
 
 use crate::model::SECOND;
-use crate::world::{World, after, archive, clock, count, drift, id, pair, pair_at, removal, settings, start};
+use crate::world::{World, after, archive, clock, count, drift, id, pair, removal, settings, start};
 
 pub async fn the_archive_moves_exactly_what_ended_before_now_minus_settle(world: World) {
     let clock = clock();
@@ -96,112 +96,6 @@ pub async fn an_archive_of_a_table_full_of_what_ended_moves_nothing_else(world: 
     assert_eq!((count(&ledger, "s").await, drift(&ledger).await), (still, 0));
     // The marks are there, the memberships that bore them are not.
     assert_eq!(place.rows().await, still + i64::try_from(removed.len()).unwrap());
-}
-
-pub async fn a_recount_mends_what_differs_and_says_so(world: World) {
-    let clock = clock();
-    let place = world.place();
-    let ledger = place.ledger(&settings(36_000, 60, Some(&clock))).await;
-    let pairs: Vec<_> = (0..30_i64)
-        .map(|n| pair_at("s", &format!("u{n}"), after(start(), -n * 900 * SECOND)))
-        .collect();
-    ledger.record(&pairs).await.unwrap();
-    ledger.record(&[pair("other", "u")]).await.unwrap();
-    let segment = id(&ledger, "s").await;
-    assert_eq!(ledger.recount(&[segment]).await.unwrap()[0].drift, 0);
-    place
-        .tamper("UPDATE {lane}.segment_bucket SET members = members + 2")
-        .await;
-    place.tamper("DELETE FROM {lane}.segment_span").await;
-    let found = ledger.recount(&[segment]).await.unwrap()[0];
-    assert!(found.drift > 0);
-    assert_eq!(found.members, 30);
-    assert_eq!(ledger.recount(&[segment]).await.unwrap()[0].drift, 0);
-    assert_eq!(count(&ledger, "s").await, 30);
-    // The one that was never recounted comes first.
-    let other = id(&ledger, "other").await;
-    assert_eq!(ledger.least_recently_recounted(1).await.unwrap(), [other]);
-    assert!(ledger.recount(&[other]).await.unwrap()[0].drift > 0);
-    clock.set(after(start(), 36_001 * SECOND));
-    assert_eq!(
-        ledger.job_state(Job::Refresh).await.unwrap().oldest_recount_seconds,
-        Some(36_001)
-    );
-    assert_eq!(ledger.recount(&[segment]).await.unwrap()[0].members, 0);
-    assert_eq!(ledger.least_recently_recounted(9).await.unwrap(), [other, segment]);
-}
-
-pub async fn a_recount_of_many_finds_the_one_whose_counters_differ_whatever_they_add_up_to(world: World) {
-    let clock = clock();
-    let place = world.place();
-    let ledger = place.ledger(&settings(360_000, 60, Some(&clock))).await;
-    // All that there are, then few among many: the one is read whole, the other by key.
-    for (names, others) in [(["a", "b", "c", "d"], 0), (["e", "f", "g", "h"], 20)] {
-        let lone: Vec<_> = (0..others)
-            .map(|n| pair_at(&format!("lone-{n}"), "u", start()))
-            .collect();
-        ledger.record(&lone).await.unwrap();
-        let pairs: Vec<_> = names
-            .iter()
-            .flat_map(|segment| {
-                (0..40_i64).map(|n| pair_at(segment, &format!("u{n}"), after(start(), -n * 900 * SECOND)))
-            })
-            .collect();
-        ledger.record(&pairs).await.unwrap();
-        // By the server's statistics it is known how much there is to read.
-        place.tamper("ANALYZE {lane}.membership").await;
-        let mut ids = Vec::new();
-        for segment in names {
-            ids.push(id(&ledger, segment).await);
-        }
-        let drifts = async || -> Vec<i64> {
-            let found = ledger.recount(&ids).await.unwrap();
-            assert_eq!(found.iter().map(|one| one.segment).collect::<Vec<_>>(), ids);
-            assert!(found.iter().all(|one| one.members == 40), "{found:?}");
-            found.iter().map(|one| one.drift).collect()
-        };
-        assert_eq!(drifts().await, [0; 4]);
-        // One more here and one less there: the sums stay as they are.
-        for (table, column, third) in [
-            ("segment_bucket", "expires_at", ids[2]),
-            ("segment_span", "span_end", ids[2]),
-        ] {
-            for (change, which) in [("+", "max"), ("-", "min")] {
-                place
-                    .tamper(&format!(
-                        "UPDATE {{lane}}.{table} SET members = members {change} 1
-                          WHERE segment_id = {0} AND {column} = (SELECT {which}({column}) FROM {{lane}}.{table} WHERE segment_id = {0})",
-                        third.0
-                    ))
-                    .await;
-            }
-            assert_eq!(drifts().await, [0, 0, 2, 0], "{table}");
-            assert_eq!(drifts().await, [0; 4], "{table}: mended");
-        }
-        // A counter of something that nobody is in.
-        place
-            .tamper(&format!(
-                "DELETE FROM {{lane}}.membership WHERE segment_id = {} AND user_id = 'u7'",
-                ids[1].0
-            ))
-            .await;
-        let found = ledger.recount(&ids).await.unwrap();
-        assert_eq!(
-            found.iter().map(|one| one.members).collect::<Vec<_>>(),
-            [40, 39, 40, 40]
-        );
-        assert!(found[1].drift > 0, "{found:?}");
-        assert_eq!(
-            ledger
-                .recount(&ids)
-                .await
-                .unwrap()
-                .iter()
-                .map(|one| one.drift)
-                .sum::<i64>(),
-            0
-        );
-    }
 }
 
 pub async fn one_exclusive_job_runs_at_a_time_and_a_dead_one_is_forgotten(world: World) {

@@ -262,7 +262,7 @@ fn calls_that_span_lanes_ask_them_all_at_once() {
             // Whoever comes to a lane waits there: who asks one lane after another is seen waiting in one.
             let tables: Vec<String> = (0..4)
                 .flat_map(|lane| {
-                    ["membership", "segment_bucket"].map(|table| format!("{}_lane_{lane}.{table}", place.schema))
+                    ["membership", "segment_expiry"].map(|table| format!("{}_lane_{lane}.{table}", place.schema))
                 })
                 .collect();
             let held = format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));

@@ -112,14 +112,19 @@ impl Place {
         }
     }
 
-    /// A ledger here, whose schema stands.
-    pub async fn ledger(&self, settings: &Settings) -> SharedLedger {
+    /// A ledger here, whatever stands.
+    pub fn open(&self, settings: &Settings) -> SharedLedger {
         let settings = Settings {
             lanes: self.kind.lanes().max(settings.lanes),
             distributed: self.kind == Kind::Citus,
             ..settings.clone()
         };
-        let ledger = open(&self.location(), settings).unwrap();
+        open(&self.location(), settings).unwrap()
+    }
+
+    /// A ledger here, whose schema stands.
+    pub async fn ledger(&self, settings: &Settings) -> SharedLedger {
+        let ledger = self.open(settings);
         ledger.migrate().await.unwrap();
         ledger.check().await.unwrap();
         ledger

@@ -235,7 +235,7 @@ impl PostgresLedger {
         ];
         let base = base.map(|table| format!("\"{}\".{table}", self.base));
         let of = |lane: &Arc<Lane>| {
-            ["membership", "segment_bucket", "segment_span"].map(|table| format!("\"{}\".{table}", lane.schema))
+            ["membership", "segment_expiry", "segment_total"].map(|table| format!("\"{}\".{table}", lane.schema))
         };
         base.into_iter().chain(lanes.iter().flat_map(of)).collect()
     }

@@ -77,7 +77,7 @@ impl PostgresLedger {
             after = last;
             each(cleared);
         }
-        for table in ["segment_bucket", "segment_span"] {
+        for table in ["segment_expiry", "segment_total"] {
             let clearing = sqlx::query(lane.sql(&format!("DELETE FROM \"{{lane}}\".{table} WHERE segment_id = $1")));
             let clearing = clearing.bind(segment.0);
             over!(self, STEP, session => clearing.execute(&mut *session))?;

@@ -34,7 +34,7 @@ SELECT virtualtransaction FROM pg_locks
  WHERE locktype = 'relation' AND relation = to_regclass($1) AND mode = 'RowExclusiveLock' AND granted AND pid <> pg_backend_pid()
 "#;
 
-/// `$1` clock, `$2` user, `$3` settle / 2 (µs). Rows sorted, then buckets, then spans: the lock order of every writer.
+/// `$1` clock, `$2` user, `$3` settle / 2 (µs). Rows sorted, then buckets, then totals: the lock order of every writer.
 pub(super) const DELETE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT coalesce($1, clock_timestamp()) AS now
@@ -46,14 +46,13 @@ WITH instant AS MATERIALIZED (
 ), delta AS MATERIALIZED (
   SELECT g.segment_id, g.expires_at FROM gone g, instant i WHERE g.expires_at > i.now - $3 * interval '1 microsecond'
 ), buckets AS (
-  INSERT INTO "{lane}".segment_bucket AS b (segment_id, expires_at, members)
+  INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
   SELECT segment_id, expires_at, -1 FROM delta ORDER BY segment_id, expires_at
   ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members
-), spans AS (
-  INSERT INTO "{lane}".segment_span AS s (segment_id, span_end, members)
-  SELECT segment_id, date_bin('2 hours', expires_at - interval '1 microsecond', 'epoch') + interval '2 hours', -1
-    FROM delta ORDER BY 1, 2
-  ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members
+), totals AS (
+  INSERT INTO "{lane}".segment_total AS t (segment_id, members)
+  SELECT segment_id, -1 FROM delta ORDER BY segment_id
+  ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members
 )
 SELECT count(*), coalesce(array_agg(g.segment_id ORDER BY g.segment_id) FILTER (WHERE g.expires_at > i.now), '{}')
   FROM gone g, instant i

@@ -38,8 +38,8 @@ pub(super) struct Texts {
     pub(super) archive_marked: String,
     pub(super) heap_blocks: String,
     pub(super) partitions: String,
-    pub(super) sweep_buckets: String,
-    pub(super) sweep_spans: String,
+    pub(super) advance_totals: String,
+    pub(super) clear_buckets: String,
     /// `None`: segments are compared one by one.
     pub(super) agree: Option<[String; 2]>,
     pub(super) compare: String,
@@ -61,8 +61,8 @@ impl Texts {
             archive_marked: archive::MOVE_MARKED.to_owned(),
             heap_blocks: archive::HEAP_BLOCKS.to_owned(),
             partitions: deleted::PARTITIONS.to_owned(),
-            sweep_buckets: sweep::counters("segment_bucket", "expires_at"),
-            sweep_spans: sweep::counters("segment_span", "span_end"),
+            advance_totals: sweep::ADVANCE_TOTALS.to_owned(),
+            clear_buckets: sweep::CLEAR_BUCKETS.to_owned(),
             agree: Some(recount::agree()),
             compare: recount::comparing(),
             mend: recount::mending(),
@@ -98,8 +98,8 @@ pub(super) struct Lane {
     pub(super) archive_marked: Statement,
     pub(super) heap_blocks: Statement,
     pub(super) partitions: Statement,
-    pub(super) sweep_buckets: Statement,
-    pub(super) sweep_spans: Statement,
+    pub(super) advance_totals: Statement,
+    pub(super) clear_buckets: Statement,
     pub(super) agree: Option<[Statement; 2]>,
     pub(super) compare: Statement,
     pub(super) mend: Statement,
@@ -166,8 +166,8 @@ impl Lane {
             archive_marked: fill(&texts.archive_marked),
             heap_blocks: fill(&texts.heap_blocks),
             partitions: fill(&texts.partitions),
-            sweep_buckets: fill(&texts.sweep_buckets),
-            sweep_spans: fill(&texts.sweep_spans),
+            advance_totals: fill(&texts.advance_totals),
+            clear_buckets: fill(&texts.clear_buckets),
             agree: texts
                 .agree
                 .as_ref()

@@ -2,7 +2,7 @@
 //!
 //! One file a statement, or a family of them. Every statement names its schema (a pooler may hand out any session) and takes its instant
 //! from `coalesce($1, clock_timestamp())`, where `$1` is the conformance suite's clock or null. Lock order everywhere: memberships
-//! sorted by (segment, user), then buckets, then spans, each sorted.
+//! sorted by (segment, user), then buckets, then totals, each sorted.
 
 mod archive;
 mod connect;

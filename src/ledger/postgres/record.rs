@@ -25,7 +25,7 @@ mod verdict {
     pub(super) const ERASED: i16 = 5;
 }
 
-/// Records a batch: memberships first, sorted by key; buckets second, spans third, each sorted: the lock order of every writer.
+/// Records a batch: memberships first, sorted by key; buckets second, totals third, each sorted: the lock order of every writer.
 ///
 /// `$1` clock, `$2` segment ids, `$3` users, `$4` observed at (µs or null: now), `$5` own windows (s or null), `$6` the counter's window (s),
 /// `$7` resolution (µs), `$8` settle / 2 (µs), `$9` the longest window (s).
@@ -92,14 +92,13 @@ WITH instant AS MATERIALIZED (
            WHERE c.prev_expires_at > i.now - $8 * interval '1 microsecond') moved
    GROUP BY segment_id, expires_at HAVING sum(d) <> 0
 ), buckets AS (
-  INSERT INTO "{lane}".segment_bucket AS b (segment_id, expires_at, members)
+  INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
   SELECT segment_id, expires_at, d FROM delta ORDER BY segment_id, expires_at
   ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members
-), spans AS (
-  INSERT INTO "{lane}".segment_span AS s (segment_id, span_end, members)
-  SELECT segment_id, date_bin('2 hours', expires_at - interval '1 microsecond', 'epoch') + interval '2 hours', sum(d::integer)
-    FROM delta GROUP BY 1, 2 HAVING sum(d::integer) <> 0 ORDER BY 1, 2
-  ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members
+), totals AS (
+  INSERT INTO "{lane}".segment_total AS t (segment_id, members)
+  SELECT segment_id, sum(d::integer) FROM delta GROUP BY 1 HAVING sum(d::integer) <> 0 ORDER BY 1
+  ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members
 ), moved AS (
   SELECT array_agg(segment_id) AS segments, array_agg(user_id) AS users,
          array_agg((extract(epoch FROM prev_expires_at) * 1000000)::bigint) AS previous

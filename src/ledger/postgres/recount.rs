@@ -19,34 +19,29 @@ use crate::ledger::{Extent, LedgerError, READ_WHOLE, Recount};
 ///
 /// A fingerprint is the sum of a hash of each member's end (of a counter: as often as it counts), so it does not depend on an order and adds up.
 /// That counters which differ have the fingerprint of the memberships happens once in 2^31; with another seed the next time, it does not happen to
-/// the same ones again. Buckets are held against memberships, spans against buckets: each by the first instant of its two hours.
+/// the same ones again. Buckets are held against memberships, a segment's total against the sum of its buckets.
 ///
 /// `AT TIME ZONE` an interval is an addition that makes of an instant what PostgreSQL 15 has a hash for that it lets be called: the seed is what is
 /// added. Ends by `date_part` take three times as long.
 const AGREE: &str = r#"
 WITH instant AS MATERIALIZED (
-  SELECT now, date_bin('2 hours', now, 'epoch') + interval '2 hours' AS edge, interval '1 second' * $3 AS seed
-    FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
+  SELECT coalesce($1, clock_timestamp()) AS now, interval '1 second' * $3 AS seed
 ), truth AS MATERIALIZED (
   SELECT segment_id, count(*) AS n, sum(timestamp_hash(expires_at AT TIME ZONE (SELECT seed FROM instant))) AS print
     FROM "{lane}".membership WHERE {theirs}expires_at > (SELECT now FROM instant)
    GROUP BY segment_id
 ), buckets AS MATERIALIZED (
-  SELECT segment_id, sum(members * timestamp_hash(expires_at AT TIME ZONE (SELECT seed FROM instant))) AS print,
-         sum(members * timestamp_hash(date_bin('2 hours', expires_at, '1970-01-01 00:00:00.000001+00') AT TIME ZONE (SELECT seed FROM instant)))
-           FILTER (WHERE expires_at > (SELECT edge FROM instant)) AS later
-    FROM "{lane}".segment_bucket WHERE {theirs}expires_at > (SELECT now FROM instant)
-   GROUP BY segment_id
-), spans AS MATERIALIZED (
-  SELECT segment_id, sum(members * timestamp_hash((span_end - interval '7199.999999 seconds') AT TIME ZONE (SELECT seed FROM instant))) AS later
-    FROM "{lane}".segment_span WHERE {theirs}span_end > (SELECT edge FROM instant)
+  SELECT segment_id, sum(members) AS n, sum(members * timestamp_hash(expires_at AT TIME ZONE (SELECT seed FROM instant))) AS print
+    FROM "{lane}".segment_expiry WHERE {theirs}expires_at > (SELECT now FROM instant)
    GROUP BY segment_id
 )
 SELECT s.id, coalesce(t.n, 0), (SELECT (extract(epoch FROM now) * 1000000)::bigint FROM instant)
   FROM "{base}".segment s
-  LEFT JOIN truth t ON t.segment_id = s.id LEFT JOIN buckets b ON b.segment_id = s.id LEFT JOIN spans p ON p.segment_id = s.id
+  LEFT JOIN truth t ON t.segment_id = s.id LEFT JOIN buckets b ON b.segment_id = s.id LEFT JOIN "{lane}".segment_total k ON k.segment_id = s.id
  WHERE s.id = ANY($2) AND s.lane = {number}
-   AND coalesce(t.print, 0) = coalesce(b.print, 0) AND coalesce(b.later, 0) = coalesce(p.later, 0)
+   AND coalesce(t.print, 0) = coalesce(b.print, 0)
+   AND coalesce(k.members, 0) = coalesce(b.n, 0) + coalesce((SELECT sum(e.members) FROM "{lane}".segment_expiry e
+         WHERE e.segment_id = s.id AND e.expires_at > k.since AND e.expires_at <= (SELECT now FROM instant)), 0)
 "#;
 
 /// By the rows of those segments, found by key; and by all rows of the lane, whosever they are: read as they lie, with whatever workers the server has
@@ -85,26 +80,28 @@ SELECT sum(greatest(c.reltuples, 0))::bigint, (SELECT count(*) FROM "{base}".seg
   FROM pg_class c WHERE c.oid = ANY($1::text[]::regclass[])
 "#;
 
-/// What differs, over the counters still to come. `$1` clock, `$2` segment.
+/// What differs, over the buckets still to come and the total. `$1` clock, `$2` segment.
+///
+/// A total of an instant that is to come (the clock has stepped back further than the settle time) is made one of now.
 const DIFFERENCES: &str = r#"
 instant AS MATERIALIZED (
-  SELECT now, date_bin('2 hours', now, 'epoch') + interval '2 hours' AS edge FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
+  SELECT coalesce($1, clock_timestamp()) AS now
 ), truth AS MATERIALIZED (
   SELECT m.expires_at, count(*) AS n FROM "{lane}".membership m
    WHERE m.segment_id = $2 AND m.expires_at > (SELECT now FROM instant) GROUP BY 1
 ), bucket_difference AS MATERIALIZED (
   SELECT coalesce(t.expires_at, b.expires_at) AS at, coalesce(t.n, 0) - coalesce(b.members, 0) AS d
     FROM truth t
-    FULL JOIN (SELECT expires_at, members FROM "{lane}".segment_bucket
+    FULL JOIN (SELECT expires_at, members FROM "{lane}".segment_expiry
                 WHERE segment_id = $2 AND expires_at > (SELECT now FROM instant)) b ON b.expires_at = t.expires_at
    WHERE coalesce(t.n, 0) <> coalesce(b.members, 0)
-), span_difference AS MATERIALIZED (
-  SELECT coalesce(t.at, s.span_end) AS at, coalesce(t.n, 0) - coalesce(s.members, 0) AS d
-    FROM (SELECT date_bin('2 hours', expires_at - interval '1 microsecond', 'epoch') + interval '2 hours' AS at, sum(n) AS n
-            FROM truth WHERE expires_at > (SELECT edge FROM instant) GROUP BY 1) t
-    FULL JOIN (SELECT span_end, members FROM "{lane}".segment_span
-                WHERE segment_id = $2 AND span_end > (SELECT edge FROM instant)) s ON s.span_end = t.at
-   WHERE coalesce(t.n, 0) <> coalesce(s.members, 0)
+), total_difference AS MATERIALIZED (
+  SELECT coalesce((SELECT sum(n) FROM truth), 0)
+         + coalesce((SELECT sum(b.members) FROM "{lane}".segment_expiry b
+                      WHERE b.segment_id = $2 AND b.expires_at <= (SELECT now FROM instant)
+                        AND b.expires_at > coalesce(k.since, 'epoch')), 0) - coalesce(k.members, 0) AS d,
+         coalesce(least(k.since, i.now), 'epoch') AS since
+    FROM instant i LEFT JOIN "{lane}".segment_total k ON k.segment_id = $2
 )"#;
 
 /// What was found, noted in the same statement: a point of the trend, and when it was. Differences that are not being mended are not noted:
@@ -112,7 +109,7 @@ instant AS MATERIALIZED (
 const FOUND: &str = r#"
 , found AS MATERIALIZED (
   SELECT i.now, coalesce((SELECT sum(n) FROM truth), 0)::bigint AS members,
-         (coalesce((SELECT sum(abs(d)) FROM bucket_difference), 0) + coalesce((SELECT sum(abs(d)) FROM span_difference), 0))::bigint AS drift,
+         (coalesce((SELECT sum(abs(d)) FROM bucket_difference), 0) + (SELECT abs(d) FROM total_difference))::bigint AS drift,
          EXISTS (SELECT FROM "{base}".segment s WHERE s.id = $2 AND s.lane = {number}) AS here
     FROM instant i
 ), point AS (
@@ -134,13 +131,12 @@ const TRIES: u32 = 4;
 
 const MEND: &str = r#"
 , mended_buckets AS (
-  INSERT INTO "{lane}".segment_bucket AS b (segment_id, expires_at, members)
+  INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
   SELECT $2, at, d FROM bucket_difference ORDER BY at
   ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members
-), mended_spans AS (
-  INSERT INTO "{lane}".segment_span AS s (segment_id, span_end, members)
-  SELECT $2, at, d FROM span_difference ORDER BY at
-  ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members
+), mended_total AS (
+  INSERT INTO "{lane}".segment_total AS t (segment_id, members, since) SELECT $2, d, since FROM total_difference WHERE d <> 0
+  ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members, since = EXCLUDED.since
 )"#;
 
 /// `$1` clock, `$2` segment: compares, and notes what was found where nothing differs.
@@ -331,7 +327,7 @@ impl PostgresLedger {
         let mut transaction = begin(session).await?;
         sqlx::query(LOCK_WAIT).execute(&mut *transaction).await?;
         sqlx::query(
-            lane.sql("LOCK TABLE \"{lane}\".segment_bucket, \"{lane}\".segment_span IN SHARE ROW EXCLUSIVE MODE"),
+            lane.sql("LOCK TABLE \"{lane}\".segment_expiry, \"{lane}\".segment_total IN SHARE ROW EXCLUSIVE MODE"),
         )
         .execute(&mut *transaction)
         .await?;

@@ -9,7 +9,7 @@ use super::{PostgresLedger, partitions, timestamp};
 use crate::counting::{Removal, SegmentId, SegmentName};
 use crate::ledger::{LedgerError, RemovalOutcome, Removed};
 
-/// Ends memberships and marks their rows; makes the row where there is none. Lock order: memberships, buckets, spans, each sorted.
+/// Ends memberships and marks their rows; makes the row where there is none. Lock order: memberships, buckets, totals, each sorted.
 ///
 /// `$1` clock, `$2` segment ids, `$3` users, `$4` settle / 2 (µs).
 ///
@@ -39,14 +39,13 @@ WITH instant AS MATERIALIZED (
 ), delta AS MATERIALIZED (
   SELECT segment_id, prev_expires_at AS expires_at, -count(*) AS d FROM marked WHERE prev_expires_at IS NOT NULL GROUP BY 1, 2
 ), buckets AS (
-  INSERT INTO "{lane}".segment_bucket AS b (segment_id, expires_at, members)
+  INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
   SELECT segment_id, expires_at, d FROM delta ORDER BY segment_id, expires_at
   ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members
-), spans AS (
-  INSERT INTO "{lane}".segment_span AS s (segment_id, span_end, members)
-  SELECT segment_id, date_bin('2 hours', expires_at - interval '1 microsecond', 'epoch') + interval '2 hours', sum(d)::bigint
-    FROM delta GROUP BY 1, 2 ORDER BY 1, 2
-  ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members
+), totals AS (
+  INSERT INTO "{lane}".segment_total AS t (segment_id, members)
+  SELECT segment_id, sum(d)::bigint FROM delta GROUP BY 1 ORDER BY 1
+  ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members
 ), kept AS (
   INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
   SELECT k.segment_id, k.user_id, least(k.prev_expires_at, i.now), i.now FROM marked k, instant i WHERE k.prev_expires_at IS NOT NULL

@@ -1,18 +1,18 @@
 //! The statement that counts.
 
-use super::{NOW, SPAN, SqliteLedger, json, text, timestamp};
+use super::{NOW, SqliteLedger, json, text, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{Count, LedgerError};
 
-/// The members of segment `s` at the instant `i`: the buckets of the span that is passing, and the spans after it.
+/// The members of segment `s` at the instant `i`: its total, less the buckets that have ended since the instant that the total is of.
 pub(super) const MEMBERS: &str = "
-  (SELECT coalesce(sum(b.members), 0) FROM segment_bucket b
-    WHERE b.segment_id = s.id AND b.expires_at > i.now AND b.expires_at <= i.edge)
-  + (SELECT coalesce(sum(p.members), 0) FROM segment_span p WHERE p.segment_id = s.id AND p.span_end > i.edge)";
+  coalesce((SELECT t.members - (SELECT coalesce(sum(b.members), 0) FROM segment_expiry b
+                                 WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= i.now)
+              FROM segment_total t WHERE t.segment_id = s.id), 0)";
 
-/// The instant of a count, and the end of the span that is passing.
+/// The instant of a count.
 pub(super) fn instant() -> String {
-    format!("instant AS MATERIALIZED (SELECT now, (now / {SPAN} + 1) * {SPAN} AS edge FROM (SELECT {NOW} AS now))")
+    format!("instant AS MATERIALIZED (SELECT {NOW} AS now)")
 }
 
 impl SqliteLedger {

@@ -11,8 +11,8 @@ const HISTORY_ROWS: i64 = 100_000;
 /// The tables that find a segment's rows by their key.
 const BY_SEGMENT: [(&str, &str); 4] = [
     ("membership", "segment_id, user_id"),
-    ("segment_bucket", "segment_id, expires_at"),
-    ("segment_span", "segment_id, span_end"),
+    ("segment_expiry", "segment_id, expires_at"),
+    ("segment_total", "segment_id"),
     ("segment_history", "segment_id, at"),
 ];
 

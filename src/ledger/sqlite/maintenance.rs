@@ -1,16 +1,33 @@
 //! Archive, sweep and recount: short transactions, so that writers wait for none of them long.
 
+use std::collections::BTreeMap;
+
 use sqlx::SqliteConnection;
 
-use super::counters::span_end;
-use super::{NOW, SPAN, SqliteLedger, text, timestamp};
+use super::{NOW, SqliteLedger, text, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError, Recount, Swept};
 
 /// How many row numbers one batch looks at: what bounds a batch in a table where nothing has ended.
 const ROWS: i64 = 100_000;
-/// How many counters one statement of the sweep clears.
+/// How many buckets one statement of the sweep clears.
 const SWEEP_CHUNK: i64 = 10_000;
+/// How many totals one transaction of the sweep looks at.
+const TOTALS: i64 = 500;
+
+/// `?1` the latest segment of those to look at, `?2` the one after which they begin, `?3` until when: takes out of totals what has ended.
+const ADVANCE_TOTALS: &str = "
+UPDATE segment_total AS t
+   SET since = ?3,
+       members = members - (SELECT coalesce(sum(b.members), 0) FROM segment_expiry b
+                             WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= ?3)
+ WHERE t.segment_id > ?2 AND t.segment_id <= ?1
+   AND EXISTS (SELECT 1 FROM segment_expiry b WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= ?3)";
+
+/// `?1` how many: clears buckets that no total holds any more.
+const CLEAR_BUCKETS: &str = "
+DELETE FROM segment_expiry WHERE (segment_id, expires_at) IN (
+  SELECT b.segment_id, b.expires_at FROM segment_total t JOIN segment_expiry b ON b.segment_id = t.segment_id AND b.expires_at <= t.since LIMIT ?1)";
 /// A day, in microseconds.
 const DAY: i64 = 86_400_000_000;
 
@@ -80,23 +97,20 @@ impl SqliteLedger {
 
     pub(super) async fn sweep_past(&self, keep_days: u32) -> Result<Swept, LedgerError> {
         let mut counters = 0;
-        for (table, key) in [("segment_bucket", "expires_at"), ("segment_span", "span_end")] {
-            loop {
-                let cleared = sqlx::query(text(format!(
-                    "DELETE FROM {table} WHERE (segment_id, {key}) IN
-                       (SELECT segment_id, {key} FROM {table} WHERE {key} <= {NOW} - ?2 LIMIT ?3)"
-                )))
-                .bind(self.clock())
-                .bind(self.settle_micros())
+        let mut after = Some(i64::MIN);
+        while let Some(segment) = after {
+            after = self.advance_totals(segment).await?;
+        }
+        loop {
+            let cleared = sqlx::query(CLEAR_BUCKETS)
                 .bind(SWEEP_CHUNK)
                 .execute(&self.writer)
                 .await?
                 .rows_affected();
-                let cleared = i64::try_from(cleared).unwrap_or(i64::MAX);
-                counters += cleared;
-                if cleared < SWEEP_CHUNK {
-                    break;
-                }
+            let cleared = i64::try_from(cleared).unwrap_or(i64::MAX);
+            counters += cleared;
+            if cleared < SWEEP_CHUNK {
+                break;
             }
         }
         for (table, key) in [("membership_history", "archived_at"), ("segment_history", "at")] {
@@ -126,6 +140,27 @@ impl SqliteLedger {
         })
     }
 
+    /// Takes what has ended out of the totals of some segments after `segment`; the last of them, `None` where there was none.
+    async fn advance_totals(&self, segment: i64) -> Result<Option<i64>, LedgerError> {
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let until = self.instant(&mut transaction).await? - self.settle_micros();
+        let last: Option<i64> = sqlx::query_scalar(
+            "SELECT max(segment_id) FROM (SELECT segment_id FROM segment_total WHERE segment_id > ?1 ORDER BY segment_id LIMIT ?2)",
+        )
+        .bind(segment)
+        .bind(TOTALS)
+        .fetch_one(&mut *transaction)
+        .await?;
+        sqlx::query(ADVANCE_TOTALS)
+            .bind(last)
+            .bind(segment)
+            .bind(until)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(last)
+    }
+
     pub(super) async fn longest_unchecked(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError> {
         let ids: Vec<i64> = sqlx::query_scalar("SELECT id FROM segment ORDER BY recounted_at NULLS FIRST, id LIMIT ?1")
             .bind(i64::from(limit))
@@ -145,14 +180,8 @@ impl SqliteLedger {
         .fetch_all(&mut *transaction)
         .await?;
         let members = truth.iter().map(|(_, n)| n).sum();
-        let edge = (now.div_euclid(SPAN) + 1) * SPAN;
-        let spans: Vec<(i64, i64)> = truth
-            .iter()
-            .filter(|(end, _)| *end > edge)
-            .map(|(end, n)| (span_end(*end), *n))
-            .collect();
-        let drift = mend("segment_bucket", "expires_at", segment, now, &truth, &mut transaction).await?
-            + mend("segment_span", "span_end", segment, edge, &spans, &mut transaction).await?;
+        let drift = mend_buckets(segment, now, &truth, &mut transaction).await?
+            + mend_total(segment, now, members, &mut transaction).await?;
         sqlx::query(
             "INSERT INTO segment_history (segment_id, at, members) SELECT id, ?2, ?3 FROM segment WHERE id = ?1",
         )
@@ -176,35 +205,29 @@ impl SqliteLedger {
     }
 }
 
-/// Compares the counters that end after `after` with the truth, sets those that differ right, and answers by how much they did.
-async fn mend(
-    table: &str,
-    key: &str,
+/// Compares the buckets that end after `now` with the truth, sets those that differ right, and answers by how much they did.
+async fn mend_buckets(
     segment: SegmentId,
-    after: i64,
+    now: i64,
     truth: &[(i64, i64)],
     session: &mut SqliteConnection,
 ) -> Result<i64, LedgerError> {
-    let mut differences = std::collections::BTreeMap::<i64, i64>::new();
-    for (end, members) in truth {
-        *differences.entry(*end).or_default() += members;
-    }
-    let counted: Vec<(i64, i64)> = sqlx::query_as(text(format!(
-        "SELECT {key}, members FROM {table} WHERE segment_id = ?1 AND {key} > ?2"
-    )))
-    .bind(segment.0)
-    .bind(after)
-    .fetch_all(&mut *session)
-    .await?;
+    let mut differences: BTreeMap<i64, i64> = truth.iter().copied().collect();
+    let counted: Vec<(i64, i64)> =
+        sqlx::query_as("SELECT expires_at, members FROM segment_expiry WHERE segment_id = ?1 AND expires_at > ?2")
+            .bind(segment.0)
+            .bind(now)
+            .fetch_all(&mut *session)
+            .await?;
     for (end, members) in counted {
         *differences.entry(end).or_default() -= members;
     }
     differences.retain(|_, difference| *difference != 0);
     for (end, difference) in &differences {
-        sqlx::query(text(format!(
-            "INSERT INTO {table} (segment_id, {key}, members) VALUES (?1, ?2, ?3)
-             ON CONFLICT (segment_id, {key}) DO UPDATE SET members = {table}.members + excluded.members"
-        )))
+        sqlx::query(
+            "INSERT INTO segment_expiry (segment_id, expires_at, members) VALUES (?1, ?2, ?3)
+             ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = segment_expiry.members + excluded.members",
+        )
         .bind(segment.0)
         .bind(end)
         .bind(difference)
@@ -212,4 +235,37 @@ async fn mend(
         .await?;
     }
     Ok(differences.values().map(|difference| difference.abs()).sum())
+}
+
+/// Compares the total with the members and those who have left since, sets it right, and answers by how much it differed. One of an instant that is to
+/// come (the clock has stepped back further than the settle time) is made one of now.
+async fn mend_total(
+    segment: SegmentId,
+    now: i64,
+    members: i64,
+    session: &mut SqliteConnection,
+) -> Result<i64, LedgerError> {
+    let (counted, since): (i64, i64) = sqlx::query_as("SELECT members, since FROM segment_total WHERE segment_id = ?1")
+        .bind(segment.0)
+        .fetch_optional(&mut *session)
+        .await?
+        .unwrap_or_default();
+    let left: i64 = sqlx::query_scalar(
+        "SELECT coalesce(sum(members), 0) FROM segment_expiry WHERE segment_id = ?1 AND expires_at > ?2 AND expires_at <= ?3",
+    )
+    .bind(segment.0)
+    .bind(since)
+    .bind(now)
+    .fetch_one(&mut *session)
+    .await?;
+    let difference = members + left - counted;
+    if difference != 0 {
+        sqlx::query("INSERT OR REPLACE INTO segment_total (segment_id, members, since) VALUES (?1, ?2, ?3)")
+            .bind(segment.0)
+            .bind(members + left)
+            .bind(since.min(now))
+            .execute(&mut *session)
+            .await?;
+    }
+    Ok(difference.abs())
 }

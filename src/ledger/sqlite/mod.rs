@@ -32,9 +32,6 @@ static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/sqlite/migrations");
 /// The instant of a statement; `?1` is the conformance suite's clock or null. SQLite's own clock has milliseconds.
 const NOW: &str = "coalesce(?1, CAST(round(unixepoch('now', 'subsec') * 1000) AS INTEGER) * 1000)";
 
-/// Two hours in microseconds: how far a span reaches.
-const SPAN: i64 = 7_200_000_000;
-
 /// How many connections read beside the writer.
 const READERS: u32 = 4;
 

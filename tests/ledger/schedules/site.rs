@@ -51,7 +51,8 @@ pub struct Stand {
     /// When the membership ends, and when it was removed.
     pub rows: BTreeMap<Key, (i64, Option<i64>)>,
     pub buckets: BTreeMap<(String, i64), i64>,
-    pub spans: BTreeMap<(String, i64), i64>,
+    /// What each segment's total counts, and since when.
+    pub totals: BTreeMap<String, (i64, i64)>,
 }
 
 impl Site {
@@ -103,7 +104,7 @@ impl Site {
         let Behind::Postgres { pool, .. } = &self.behind else {
             panic!("a place on {:?} is made anew", self.on);
         };
-        let sql = "DELETE FROM {lane}.membership; DELETE FROM {lane}.segment_bucket; DELETE FROM {lane}.segment_span;
+        let sql = "DELETE FROM {lane}.membership; DELETE FROM {lane}.segment_expiry; DELETE FROM {lane}.segment_total;
                    DELETE FROM {lane}.membership_history; DELETE FROM {base}.segment_history; DELETE FROM {base}.segment;
                    DELETE FROM {base}.segment_deleted; DELETE FROM {base}.suppression;";
         for sql in self.fill(sql) {
@@ -229,23 +230,26 @@ impl Site {
                    FROM {lane}.membership m JOIN {base}.segment s ON s.id = m.segment_id AND {here}",
             )
             .await;
-        let counters = async |table: &str, ends: &str| -> BTreeMap<(String, i64), i64> {
-            let sql = format!(
-                "SELECT s.name, «c.{ends}», c.members FROM {{lane}}.{table} c JOIN {{base}}.segment s ON s.id = c.segment_id AND {{here}}"
-            );
-            let rows: Vec<(String, i64, i64)> = self.fetch(&sql).await;
-            rows.into_iter()
-                .map(|(segment, end, members)| ((segment, end), members))
-                .collect()
-        };
+        let buckets: Vec<(String, i64, i64)> = self
+            .fetch("SELECT s.name, «c.expires_at», c.members FROM {lane}.segment_expiry c JOIN {base}.segment s ON s.id = c.segment_id AND {here}")
+            .await;
+        let totals: Vec<(String, i64, i64)> = self
+            .fetch("SELECT s.name, c.members, «c.since» FROM {lane}.segment_total c JOIN {base}.segment s ON s.id = c.segment_id AND {here}")
+            .await;
         Stand {
             segments: segments.into_iter().collect(),
             rows: rows
                 .into_iter()
                 .map(|(segment, user, end, removed)| ((segment, user), (end, removed)))
                 .collect(),
-            buckets: counters("segment_bucket", "expires_at").await,
-            spans: counters("segment_span", "span_end").await,
+            buckets: buckets
+                .into_iter()
+                .map(|(segment, end, members)| ((segment, end), members))
+                .collect(),
+            totals: totals
+                .into_iter()
+                .map(|(segment, members, since)| (segment, (members, since)))
+                .collect(),
         }
     }
 

@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::site::Stand;
-use crate::model::{Member, Model, SECOND};
+use crate::model::{Member, Model};
 use crate::world::SETTLE;
-
-/// Two hours: how far a span reaches.
-const SPAN: i64 = 7_200 * SECOND;
 
 /// Since when what stands must be exact. Instants in microseconds.
 #[derive(Debug, Clone, Copy)]
@@ -62,29 +59,33 @@ pub fn all_agree(model: &Model, stand: &Stand, horizon: Horizon) -> Result<(), S
 }
 
 fn counters_agree(stand: &Stand, horizon: Horizon) -> Result<(), String> {
-    let mut buckets: BTreeMap<(String, i64), i64> = BTreeMap::new();
-    let mut spans: BTreeMap<(String, i64), i64> = BTreeMap::new();
+    let mut counted: BTreeMap<(String, i64), i64> = BTreeMap::new();
     for ((segment, _), (end, _)) in stand.rows.iter().filter(|(_, (end, _))| *end > horizon.over()) {
-        *buckets.entry((segment.clone(), *end)).or_default() += 1;
-        let span = (end - 1).div_euclid(SPAN) * SPAN + SPAN;
-        *spans.entry((segment.clone(), span)).or_default() += 1;
+        *counted.entry((segment.clone(), *end)).or_default() += 1;
     }
-    for (what, counters, counted, reach) in [
-        ("bucket", &stand.buckets, &buckets, 0),
-        ("span", &stand.spans, &spans, SPAN),
-    ] {
-        for key in counters.keys().chain(counted.keys()) {
-            let (counter, members) = (
-                counters.get(key).copied().unwrap_or(0),
-                counted.get(key).copied().unwrap_or(0),
-            );
-            // One that is over, in part or all of it, may count some who are over too, never fewer than are left.
-            let exact = key.1 - reach > horizon.over();
-            if counter < members || exact && counter != members {
-                return Err(format!(
-                    "the {what} {key:?} counts {counter}, and {members} end in it, at {horizon:?}"
-                ));
-            }
+    for key in stand.buckets.keys().chain(counted.keys()) {
+        let (counter, members) = (
+            stand.buckets.get(key).copied().unwrap_or(0),
+            counted.get(key).copied().unwrap_or(0),
+        );
+        // One that is over may count some who are over too, never fewer than are left.
+        if counter < members || key.1 > horizon.over() && counter != members {
+            return Err(format!(
+                "the bucket {key:?} counts {counter}, and {members} end in it, at {horizon:?}"
+            ));
+        }
+    }
+    let mut sums: BTreeMap<&str, i64> = stand.totals.keys().map(|segment| (segment.as_str(), 0)).collect();
+    for ((segment, end), members) in &stand.buckets {
+        let since = stand.totals.get(segment).map_or(0, |(_, since)| *since);
+        *sums.entry(segment).or_default() += if *end > since { *members } else { 0 };
+    }
+    for (segment, sum) in sums {
+        let total = stand.totals.get(segment).copied().unwrap_or_default();
+        if total.0 != sum {
+            return Err(format!(
+                "the total of {segment} is {total:?} (members, since), and its buckets count {sum}, at {horizon:?}"
+            ));
         }
     }
     Ok(())

@@ -33,17 +33,15 @@ BEGIN
   IF counted IS NULL THEN
     RETURN;
   END IF;
-  INSERT INTO "{lane}".segment_bucket AS b (segment_id, expires_at, members)
+  INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
   SELECT d.segment_id, d.expires_at, d.members
     FROM unnest(counted_segments, counted_ends, counted) AS d(segment_id, expires_at, members), "{base}".removal_epoch
    ORDER BY d.segment_id, d.expires_at
   ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members;
-  -- A user has one membership of a segment, so one of each bucket and one of each span.
-  SELECT array_agg(date_bin('2 hours', c.ends - interval '1 microsecond', 'epoch') + interval '2 hours' ORDER BY c.ordinal) INTO counted_ends
-    FROM unnest(counted_ends) WITH ORDINALITY AS c(ends, ordinal);
-  INSERT INTO "{lane}".segment_span AS s (segment_id, span_end, members)
-  SELECT d.segment_id, d.span_end, d.members
-    FROM unnest(counted_segments, counted_ends, counted) AS d(segment_id, span_end, members), "{base}".removal_epoch
-   ORDER BY d.segment_id, d.span_end
-  ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members;
+  -- A user has one membership of a segment, so each total moves by one.
+  INSERT INTO "{lane}".segment_total AS t (segment_id, members)
+  SELECT d.segment_id, d.members
+    FROM unnest(counted_segments, counted) AS d(segment_id, members), "{base}".removal_epoch
+   ORDER BY d.segment_id
+  ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members;
 END $function$

@@ -8,13 +8,13 @@ use crate::ledger::postgres::{PostgresLedger, lanes};
 
 /// The version of the functions. A function that changes its parameters or its answer gets another name, so that processes of the version before can go
 /// on; whatever changes, this is raised.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// The tables that statements of lanes look at: a copy on every machine, written on all of them at once.
 const LOOKED_AT: [&str; 5] = ["segment", "lane", "removal_epoch", "suppression", "suppression_key"];
 
 /// The functions of a lane. With its parameters: one that Citus calls on the lane's machine.
-const OF_LANE: [(&str, Option<&str>); 5] = [
+const OF_LANE: [(&str, Option<&str>); 7] = [
     (
         include_str!("record.sql"),
         Some("record(timestamptz, bigint[], text[], bigint[], bigint[], bigint, bigint, bigint, bigint)"),
@@ -26,11 +26,18 @@ const OF_LANE: [(&str, Option<&str>); 5] = [
         Some("archive(timestamptz, bigint, bigint, bigint, bigint, bigint)"),
     ),
     (include_str!("recount.sql"), None),
+    (
+        include_str!("advance_totals.sql"),
+        Some("advance_totals(timestamptz, bigint, bigint, bigint)"),
+    ),
+    (include_str!("clear_buckets.sql"), Some("clear_buckets(bigint)")),
 ];
 
-/// One for each table of counters.
-const SWEEP: &str = include_str!("sweep.sql");
-const COUNTERS: [(&str, &str); 2] = [("segment_bucket", "expires_at"), ("segment_span", "span_end")];
+/// What the versions before had for spans, and for buckets by another name.
+const NO_LONGER: [&str; 2] = [
+    "sweep_segment_bucket(timestamptz, bigint, bigint)",
+    "sweep_segment_span(timestamptz, bigint, bigint)",
+];
 
 const OF_BASE: [&str; 3] = [
     include_str!("put_segment.sql"),
@@ -140,8 +147,8 @@ impl<'a> Distribution<'a> {
         }
         for table in [
             "membership",
-            "segment_bucket",
-            "segment_span",
+            "segment_expiry",
+            "segment_total",
             "membership_history",
             "_sqlx_migrations",
         ] {
@@ -159,13 +166,8 @@ impl<'a> Distribution<'a> {
                 call_there(session, &schema, function).await?;
             }
         }
-        for (table, column) in COUNTERS {
-            run(
-                session,
-                &fill(&SWEEP.replace("{table}", table).replace("{column}", column)),
-            )
-            .await?;
-            call_there(session, &schema, &format!("sweep_{table}(timestamptz, bigint, bigint)")).await?;
+        for function in NO_LONGER {
+            run(session, &format!("DROP FUNCTION IF EXISTS \"{schema}\".{function}")).await?;
         }
         Ok(())
     }

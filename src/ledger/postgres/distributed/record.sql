@@ -90,7 +90,7 @@ BEGIN
       END LOOP;
     END IF;
   END IF;
-  -- What moved, by bucket; then by span.
+  -- What moved, by bucket; then by segment.
   SELECT array_agg(d.segment_id), array_agg(d.expires_at), array_agg(d.members) INTO counted_segments, counted_ends, counted
     FROM (SELECT c.segment_id, c.expires_at, sum(c.members) AS members
             FROM (SELECT a.segment_id, a.expires_at, 1 AS members FROM unnest(moved_segments, moved_ends) AS a(segment_id, expires_at)
@@ -99,23 +99,22 @@ BEGIN
                    WHERE a.expires_at > instant - half_settle * interval '1 microsecond') c
            GROUP BY 1, 2 HAVING sum(c.members) <> 0) d;
   IF counted IS NOT NULL THEN
-    INSERT INTO "{lane}".segment_bucket AS b (segment_id, expires_at, members)
+    INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
     SELECT d.segment_id, d.expires_at, d.members
       FROM unnest(counted_segments, counted_ends, counted) AS d(segment_id, expires_at, members), "{base}".removal_epoch
      ORDER BY d.segment_id, d.expires_at
     ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members;
-    SELECT array_agg(d.segment_id), array_agg(d.span_end), array_agg(d.members) INTO counted_segments, counted_ends, counted
-      FROM (SELECT c.segment_id, date_bin('2 hours', c.expires_at - interval '1 microsecond', 'epoch') + interval '2 hours' AS span_end,
-                   sum(c.members) AS members
-              FROM unnest(counted_segments, counted_ends, counted) AS c(segment_id, expires_at, members)
-             GROUP BY 1, 2 HAVING sum(c.members) <> 0) d;
+    SELECT array_agg(d.segment_id), array_agg(d.members) INTO counted_segments, counted
+      FROM (SELECT c.segment_id, sum(c.members) AS members
+              FROM unnest(counted_segments, counted) AS c(segment_id, members)
+             GROUP BY 1 HAVING sum(c.members) <> 0) d;
   END IF;
   IF counted IS NOT NULL THEN
-    INSERT INTO "{lane}".segment_span AS s (segment_id, span_end, members)
-    SELECT d.segment_id, d.span_end, d.members
-      FROM unnest(counted_segments, counted_ends, counted) AS d(segment_id, span_end, members), "{base}".removal_epoch
-     ORDER BY d.segment_id, d.span_end
-    ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members;
+    INSERT INTO "{lane}".segment_total AS t (segment_id, members)
+    SELECT d.segment_id, d.members
+      FROM unnest(counted_segments, counted) AS d(segment_id, members), "{base}".removal_epoch
+     ORDER BY d.segment_id
+    ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members;
   END IF;
   SELECT coalesce(array_agg((extract(epoch FROM o.old) * 1000000)::bigint ORDER BY o.ordinal), '{}') INTO moved_from
     FROM unnest(moved_old) WITH ORDINALITY AS o(old, ordinal);

@@ -59,20 +59,19 @@ BEGIN
   IF counted IS NULL THEN
     RETURN;
   END IF;
-  INSERT INTO "{lane}".segment_bucket AS b (segment_id, expires_at, members)
+  INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
   SELECT d.segment_id, d.expires_at, d.members
     FROM unnest(counted_segments, counted_ends, counted) AS d(segment_id, expires_at, members), "{base}".removal_epoch
    ORDER BY d.segment_id, d.expires_at
   ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members;
-  SELECT array_agg(d.segment_id), array_agg(d.span_end), array_agg(d.members) INTO counted_segments, counted_ends, counted
-    FROM (SELECT c.segment_id, date_bin('2 hours', c.expires_at - interval '1 microsecond', 'epoch') + interval '2 hours' AS span_end,
-                 sum(c.members) AS members
-            FROM unnest(counted_segments, counted_ends, counted) AS c(segment_id, expires_at, members) GROUP BY 1, 2) d;
-  INSERT INTO "{lane}".segment_span AS s (segment_id, span_end, members)
-  SELECT d.segment_id, d.span_end, d.members
-    FROM unnest(counted_segments, counted_ends, counted) AS d(segment_id, span_end, members), "{base}".removal_epoch
-   ORDER BY d.segment_id, d.span_end
-  ON CONFLICT (segment_id, span_end) DO UPDATE SET members = s.members + EXCLUDED.members;
+  SELECT array_agg(d.segment_id), array_agg(d.members) INTO counted_segments, counted
+    FROM (SELECT c.segment_id, sum(c.members) AS members
+            FROM unnest(counted_segments, counted) AS c(segment_id, members) GROUP BY 1) d;
+  INSERT INTO "{lane}".segment_total AS t (segment_id, members)
+  SELECT d.segment_id, d.members
+    FROM unnest(counted_segments, counted) AS d(segment_id, members), "{base}".removal_epoch
+   ORDER BY d.segment_id
+  ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members;
   INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
   SELECT k.segment_id, k.user_id, least(k.expires_at, instant), instant
     FROM unnest(segments, users, old_ends) AS k(segment_id, user_id, expires_at), "{base}".removal_epoch

@@ -191,10 +191,13 @@ impl Move<'_> {
             .bind(LANE_CHANGE_LOCK)
             .execute(&mut *session)
             .await?;
-        // Writers take their lock on the table before the snapshot that they read by: who waits here will see where the segment lives.
-        sqlx::query(self.sql("LOCK TABLE \"{lane}\".membership IN SHARE ROW EXCLUSIVE MODE"))
-            .execute(&mut *session)
-            .await?;
+        // Writers take their lock on the table before the snapshot that they read by: who waits here will see where the segment lives. The sweep and
+        // the recount move counters without one on the memberships: buckets and total are to be copied as of one instant.
+        sqlx::query(self.sql(
+            "LOCK TABLE \"{lane}\".membership, \"{lane}\".segment_expiry, \"{lane}\".segment_total IN SHARE ROW EXCLUSIVE MODE",
+        ))
+        .execute(&mut *session)
+        .await?;
         loop {
             let taken = self.catch_up(&mut *session).await?;
             state.caught_up += i64::try_from(taken).unwrap_or(i64::MAX);
@@ -202,12 +205,15 @@ impl Move<'_> {
                 break;
             }
         }
-        for (table, column) in [("segment_bucket", "expires_at"), ("segment_span", "span_end")] {
+        for (table, columns) in [
+            ("segment_expiry", "expires_at, members"),
+            ("segment_total", "members, since"),
+        ] {
             // An erasure may have counted in the copy: what stands in the source is what holds.
             let clear = format!("DELETE FROM \"{{target}}\".{table} WHERE segment_id = $1");
             let take_over = format!(
-                "INSERT INTO \"{{target}}\".{table} (segment_id, {column}, members)
-                 SELECT segment_id, {column}, members FROM \"{{lane}}\".{table} WHERE segment_id = $1"
+                "INSERT INTO \"{{target}}\".{table} (segment_id, {columns})
+                 SELECT segment_id, {columns} FROM \"{{lane}}\".{table} WHERE segment_id = $1"
             );
             for text in [clear, take_over] {
                 sqlx::query(self.sql(&text))
