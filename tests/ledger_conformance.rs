@@ -81,6 +81,7 @@ for_every_ledger! {
     jobs::an_archive_of_a_table_full_of_what_ended_moves_nothing_else,
     counters::a_recount_mends_what_differs_and_says_so,
     counters::a_count_is_the_same_however_late_the_sweep_comes,
+    counters::where_nobody_sweeps_a_count_moves_its_total_on,
     counters::a_total_of_an_instant_that_is_to_come_is_mended,
     counters::a_recount_of_many_finds_the_one_whose_counters_differ_whatever_they_add_up_to,
     counters::a_ledger_of_the_version_before_counts_the_same_once_it_is_migrated,

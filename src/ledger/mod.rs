@@ -5,6 +5,7 @@
 
 mod error;
 mod jobs;
+mod late;
 mod open;
 mod postgres;
 mod removal;

@@ -177,6 +177,13 @@ impl Place {
         self.number("SELECT count(*) FROM {lane}.membership").await
     }
 
+    /// How many totals have been moved on past buckets that still stand.
+    pub async fn totals_ahead(&self) -> i64 {
+        let sql = "SELECT count(*) FROM {lane}.segment_total t
+                    WHERE EXISTS (SELECT 1 FROM {lane}.segment_expiry b WHERE b.segment_id = t.segment_id AND b.expires_at <= t.since)";
+        self.number(sql).await
+    }
+
     /// How many erased users are remembered.
     pub async fn suppressions(&self) -> i64 {
         self.number("SELECT count(*) FROM {base}.suppression").await

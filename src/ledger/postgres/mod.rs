@@ -36,6 +36,7 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::late::Late;
 use super::{
     ArchiveBatch, ArchiveCursor, Count, Erasure, Extent, Job, JobId, JobReport, JobResult, JobState, Ledger,
     LedgerError, NewSegment, PutSegment, Recorded, Recount, Removed, SchemaState, SegmentInfo, SegmentPage, Settings,
@@ -74,6 +75,7 @@ pub struct PostgresLedger {
     erasures: Semaphore,
     /// When the partitions of the histories were last looked at.
     partitions_seen: Mutex<Option<Instant>>,
+    late: Late,
     /// Whether Citus distributes the lanes.
     distributed: distributed::Found,
     /// What the last look at a database that gave no connection found.
@@ -101,6 +103,7 @@ impl PostgresLedger {
             homes: IdCache::new(ID_CACHE_ENTRIES),
             erasures: Semaphore::new(ERASURES_AT_ONCE),
             partitions_seen: Mutex::default(),
+            late: Late::default(),
             distributed,
             probe: connect::Probe::default(),
         })

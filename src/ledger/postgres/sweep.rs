@@ -64,15 +64,25 @@ impl PostgresLedger {
         Ok(Swept { counters, partitions })
     }
 
+    /// Takes what has ended out of the totals of up to `most` segments after `segment`; the last of them, `None` where there was none.
+    pub(super) async fn advance_totals(
+        &self,
+        lane: &Lane,
+        segment: i64,
+        most: i64,
+    ) -> Result<Option<i64>, LedgerError> {
+        let advancing = sqlx::query_scalar(lane.advance_totals.clone())
+            .bind(self.clock())
+            .bind(self.settle_micros())
+            .bind(segment)
+            .bind(most);
+        over!(self, STEP, session => advancing.fetch_one(&mut *session))
+    }
+
     async fn sweep_counters(&self, lane: &Lane) -> Result<i64, LedgerError> {
         let mut after = Some(i64::MIN);
         while let Some(segment) = after {
-            let advancing = sqlx::query_scalar(lane.advance_totals.clone())
-                .bind(self.clock())
-                .bind(self.settle_micros())
-                .bind(segment)
-                .bind(TOTALS);
-            after = over!(self, STEP, session => advancing.fetch_one(&mut *session))?;
+            after = self.advance_totals(lane, segment, TOTALS).await?;
         }
         let mut counters = 0;
         loop {

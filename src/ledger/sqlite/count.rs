@@ -2,6 +2,7 @@
 
 use super::{NOW, SqliteLedger, json, text, timestamp};
 use crate::counting::SegmentId;
+use crate::ledger::late::Late;
 use crate::ledger::{Count, LedgerError};
 
 /// The members of segment `s` at the instant `i`: its total, less the buckets that have ended since the instant that the total is of.
@@ -9,6 +10,11 @@ pub(super) const MEMBERS: &str = "
   coalesce((SELECT t.members - (SELECT coalesce(sum(b.members), 0) FROM segment_expiry b
                                  WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= i.now)
               FROM segment_total t WHERE t.segment_id = s.id), 0)";
+
+/// How many buckets those are.
+const ENDED: &str = "
+  (SELECT count(*) FROM segment_total t JOIN segment_expiry b ON b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= i.now
+    WHERE t.segment_id = s.id)";
 
 /// The instant of a count.
 pub(super) fn instant() -> String {
@@ -20,18 +26,22 @@ impl SqliteLedger {
         let ids: Vec<i64> = segments.iter().map(|segment| segment.0).collect();
         let sql = format!(
             "WITH {}, s AS (SELECT e.key AS ordinal, e.value AS id FROM json_each(?2) e)
-             SELECT i.now, {MEMBERS}, EXISTS (SELECT 1 FROM segment g WHERE g.id = s.id) FROM s, instant i ORDER BY s.ordinal",
+             SELECT i.now, {MEMBERS}, {ENDED}, EXISTS (SELECT 1 FROM segment g WHERE g.id = s.id) FROM s, instant i ORDER BY s.ordinal",
             instant()
         );
-        let rows: Vec<(i64, i64, bool)> = sqlx::query_as(text(sql))
+        let rows: Vec<(i64, i64, i64, bool)> = sqlx::query_as(text(sql))
             .bind(self.clock())
             .bind(json(&ids)?)
             .fetch_all(&self.readers)
             .await?;
+        let read = ids.iter().zip(&rows).map(|(id, (_, _, ended, _))| (*id, *ended));
+        if let Some((segment, ended)) = self.late.latest(read) {
+            Late::tell(ended, self.advance_totals(segment - 1, 1).await.map(drop));
+        }
         segments
             .iter()
             .zip(rows)
-            .map(|(&segment, (at, members, exists))| {
+            .map(|(&segment, (at, members, _, exists))| {
                 Ok(Count {
                     segment,
                     members: if exists { members } else { 0 },

@@ -99,7 +99,7 @@ impl SqliteLedger {
         let mut counters = 0;
         let mut after = Some(i64::MIN);
         while let Some(segment) = after {
-            after = self.advance_totals(segment).await?;
+            after = self.advance_totals(segment, TOTALS).await?;
         }
         loop {
             let cleared = sqlx::query(CLEAR_BUCKETS)
@@ -140,15 +140,15 @@ impl SqliteLedger {
         })
     }
 
-    /// Takes what has ended out of the totals of some segments after `segment`; the last of them, `None` where there was none.
-    async fn advance_totals(&self, segment: i64) -> Result<Option<i64>, LedgerError> {
+    /// Takes what has ended out of the totals of up to `most` segments after `segment`; the last of them, `None` where there was none.
+    pub(super) async fn advance_totals(&self, segment: i64, most: i64) -> Result<Option<i64>, LedgerError> {
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let until = self.instant(&mut transaction).await? - self.settle_micros();
         let last: Option<i64> = sqlx::query_scalar(
             "SELECT max(segment_id) FROM (SELECT segment_id FROM segment_total WHERE segment_id > ?1 ORDER BY segment_id LIMIT ?2)",
         )
         .bind(segment)
-        .bind(TOTALS)
+        .bind(most)
         .fetch_one(&mut *transaction)
         .await?;
         sqlx::query(ADVANCE_TOTALS)

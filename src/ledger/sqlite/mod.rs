@@ -21,6 +21,7 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{SqliteConnection, SqlitePool};
 
+use super::late::Late;
 use super::{
     ArchiveBatch, ArchiveCursor, Count, Erasure, Job, JobId, JobReport, JobResult, JobState, Ledger, LedgerError,
     NewSegment, PutSegment, Recorded, Recount, Removed, SchemaState, SegmentInfo, SegmentPage, Settings, Swept,
@@ -44,6 +45,7 @@ pub struct SqliteLedger {
     writer: SqlitePool,
     readers: SqlitePool,
     settings: Settings,
+    late: Late,
 }
 
 impl SqliteLedger {
@@ -67,6 +69,7 @@ impl SqliteLedger {
                 writer: pool.clone(),
                 readers: pool,
                 settings,
+                late: Late::default(),
             };
         };
         let options = options
@@ -77,6 +80,7 @@ impl SqliteLedger {
             writer: forever().max_connections(1).connect_lazy_with(options.clone()),
             readers: forever().max_connections(READERS).connect_lazy_with(options),
             settings,
+            late: Late::default(),
         }
     }
 
