@@ -9,11 +9,13 @@ use super::streams::SEGMENTS;
 
 /// Minutes in which somebody leaves: nearly the two weeks of a window.
 const MINUTES: u32 = 20_000;
+/// How many of those have passed since a total was moved on: between the ten of the settle time, and the forty at which a count moves it.
+const PASSED: u32 = 25;
 
 /// When members leave.
 #[derive(Debug, Clone, Copy)]
 pub enum Leaving {
-    /// Evenly over the window.
+    /// Evenly over the window, the first of them just now.
     Ahead,
     /// They have left, longer ago than the archive waits.
     LongAgo,
@@ -56,20 +58,12 @@ pub async fn ask<T: for<'r> FromRow<'r, PgRow> + Send + Unpin>(database_url: &st
         .expect(sql)
 }
 
-/// How many minutes are left of the two hours that are passing: a count reads a counter for each of them in which somebody leaves, so what it costs
-/// depends on the hour.
-pub async fn minutes_left(database_url: &str) -> i64 {
-    let sql = "SELECT ceil(extract(epoch FROM date_bin('2 hours', now(), 'epoch') + interval '2 hours' - now()) / 60)::bigint";
-    let (minutes,): (i64,) = ask(database_url, sql).await;
-    minutes
-}
-
 /// Segments `NAME-1`, `NAME-2` and so on with so many members each, memberships and counters as the service would have written them; a segment's
 /// members lie scattered over the table. The indexes are built afterwards, which leaves them a little better packed than they grow.
 pub async fn fill(database_url: &str, name: &str, segments: u32, members: u32, leaving: Leaving) {
     let step = (MINUTES / members).max(1);
     let ends = match leaving {
-        Leaving::Ahead => format!("interval '1 minute' * (10 + n::bigint * {step} % {MINUTES})"),
+        Leaving::Ahead => format!("interval '1 minute' * (n::bigint * {step} % {MINUTES} - {PASSED})"),
         Leaving::LongAgo => "interval '-1 minute' * (20 + n % 1000)".to_owned(),
     };
     let scattered = if segments > 1 { "ORDER BY n, s.id" } else { "" };

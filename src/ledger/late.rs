@@ -1,43 +1,42 @@
-//! Counts that find their total late: nobody swept for long, so they do it themselves. Answers stay fast where no job ever runs.
+//! Counts that find much to take out of their total do it for good: an answer stays as fast where a sweep comes once a day, or never.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// From how many ended buckets on a total is late. A sweep each quarter of an hour leaves some twenty of a minute each; reading a thousand takes as long
-/// as a few counts.
-const LATE: i64 = 1_000;
-/// How often a count moves its total on: what ended within the settle time may be more than [`LATE`], and no sweep takes that.
-const EVERY: Duration = Duration::from_millis(200);
+use super::LedgerError;
 
-/// When a count last moved a total on.
+/// From how many settled buckets on: with members that leave in every minute, one count in half an hour writes its segment's total, and none reads
+/// more than these and those of the settle time.
+const MANY: i64 = 30;
+/// How often one is moved on: a hundredth of what a database does, where there are very many segments.
+const EVERY: Duration = Duration::from_millis(20);
+/// How long none is tried after one failed.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Since when a count may move a total on.
 #[derive(Debug, Default)]
 pub(super) struct Late(Mutex<Option<Instant>>);
 
 impl Late {
-    /// Of what a count read, (segment, ended buckets): the segment whose total it is to move on, if any.
-    pub(super) fn latest(&self, read: impl Iterator<Item = (i64, i64)>) -> Option<(i64, i64)> {
-        read.max_by_key(|(_, ended)| *ended)
-            .filter(|(_, ended)| *ended >= LATE && self.is_due())
-    }
-
-    fn is_due(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|last| last.elapsed() >= EVERY);
-        if due {
-            *last = Some(Instant::now());
+    /// Of what a count read, (segment, settled buckets): the segment whose total it is to move on, if any.
+    pub(super) fn latest(&self, read: impl Iterator<Item = (i64, i64)>) -> Option<i64> {
+        let (segment, settled) = read.max_by_key(|(_, settled)| *settled)?;
+        let now = Instant::now();
+        let mut from = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if settled < MANY || from.is_some_and(|from| now < from) {
+            return None;
         }
-        due
+        *from = Some(now + EVERY);
+        Some(segment)
     }
 
-    /// Tells of it: the counts are right all the same.
-    pub(super) fn tell(ended: i64, moved: Result<(), super::LedgerError>) {
-        match moved {
-            Ok(()) => tracing::debug!(ended, "a count took out of its total what nobody had swept"),
-            Err(error) => {
-                tracing::warn!(ended, %error, "a count could not take out of its total what nobody had swept")
-            }
+    /// How it went. The count is right all the same.
+    pub(super) fn moved<T>(&self, answer: Result<T, LedgerError>) {
+        if let Err(error) = answer {
+            tracing::warn!(%error, "a count could not move its total on: counts take longer until a sweep does");
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + PAUSE);
         }
     }
 }

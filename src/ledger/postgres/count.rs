@@ -7,14 +7,13 @@ use futures_util::future::try_join_all;
 use super::session::{ANSWER, over_kept};
 use super::{PostgresLedger, timestamp};
 use crate::counting::SegmentId;
-use crate::ledger::late::Late;
 use crate::ledger::{Count, LedgerError};
 
-/// `$1` clock, `$2` segment ids.
+/// `$1` clock, `$2` segment ids, `$3` settle (µs).
 ///
 /// * The members of a segment at `now`: its total, less the buckets that have ended since the instant that the total is of. `LIMIT 1` keeps them a
 ///   look-up for each segment: pulled up into a join, the planner reads every counter of every segment.
-/// * How many buckets those were comes back too: see [`Late`].
+/// * How many of those are settled comes back too: see [`Late`](crate::ledger::late::Late).
 /// * The instant is evaluated inside the statement and so after its snapshot. Never `now()`: the transaction's start lies before the snapshot, and a
 ///   member that moved between the two would be counted twice.
 /// * A segment that has left this lane, or is deleted, does not exist here whatever its counters say.
@@ -22,13 +21,15 @@ pub(super) const SQL: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, (extract(epoch FROM now) * 1000000)::bigint AS micros FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
 )
-SELECT i.micros, coalesce(c.members, 0), coalesce(c.ended, 0), EXISTS (SELECT FROM "{base}".segment g WHERE g.id = s.id AND g.lane = {number})
+SELECT i.micros, coalesce(c.members, 0), coalesce(c.settled, 0), EXISTS (SELECT FROM "{base}".segment g WHERE g.id = s.id AND g.lane = {number})
   FROM unnest($2::bigint[]) WITH ORDINALITY AS s(id, ordinal)
  CROSS JOIN instant i
   LEFT JOIN LATERAL (
-         SELECT t.members - e.members AS members, e.ended
+         SELECT t.members - e.members AS members, e.settled
            FROM "{lane}".segment_total t
-          CROSS JOIN LATERAL (SELECT coalesce(sum(b.members), 0)::bigint AS members, count(*) AS ended FROM "{lane}".segment_expiry b
+          CROSS JOIN LATERAL (SELECT coalesce(sum(b.members), 0)::bigint AS members,
+                                      count(*) FILTER (WHERE b.expires_at <= i.now - $3 * interval '1 microsecond') AS settled
+                                 FROM "{lane}".segment_expiry b
                                WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= i.now) e
           WHERE t.segment_id = s.id LIMIT 1) c ON true
  ORDER BY s.ordinal
@@ -74,12 +75,15 @@ impl PostgresLedger {
         }
         let counted = by_lane.into_iter().map(|(lane, ids)| async move {
             let lane = self.lane(lane).await?;
-            let counting = sqlx::query_as(lane.count.clone()).bind(self.clock()).bind(&ids);
+            let counting = sqlx::query_as(lane.count.clone())
+                .bind(self.clock())
+                .bind(&ids)
+                .bind(self.settle_micros());
             let rows: Vec<(i64, i64, i64, bool)> =
                 over_kept!(self, ANSWER, session => counting.fetch_all(&mut *session))?;
-            let read = ids.iter().zip(&rows).map(|(id, (_, _, ended, _))| (*id, *ended));
-            if let Some((segment, ended)) = self.late.latest(read) {
-                Late::tell(ended, self.advance_totals(&lane, segment - 1, 1).await.map(drop));
+            let read = ids.iter().zip(&rows).map(|(id, (_, _, settled, _))| (*id, *settled));
+            if let Some(segment) = self.late.latest(read) {
+                self.late.moved(self.advance_totals(&lane, segment - 1, 1).await);
             }
             ids.into_iter()
                 .zip(rows)

@@ -2,7 +2,6 @@
 
 use super::{NOW, SqliteLedger, json, text, timestamp};
 use crate::counting::SegmentId;
-use crate::ledger::late::Late;
 use crate::ledger::{Count, LedgerError};
 
 /// The members of segment `s` at the instant `i`: its total, less the buckets that have ended since the instant that the total is of.
@@ -11,9 +10,9 @@ pub(super) const MEMBERS: &str = "
                                  WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= i.now)
               FROM segment_total t WHERE t.segment_id = s.id), 0)";
 
-/// How many buckets those are.
-const ENDED: &str = "
-  (SELECT count(*) FROM segment_total t JOIN segment_expiry b ON b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= i.now
+/// How many of those are settled (`?3`, µs).
+const SETTLED: &str = "
+  (SELECT count(*) FROM segment_total t JOIN segment_expiry b ON b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= i.now - ?3
     WHERE t.segment_id = s.id)";
 
 /// The instant of a count.
@@ -26,17 +25,18 @@ impl SqliteLedger {
         let ids: Vec<i64> = segments.iter().map(|segment| segment.0).collect();
         let sql = format!(
             "WITH {}, s AS (SELECT e.key AS ordinal, e.value AS id FROM json_each(?2) e)
-             SELECT i.now, {MEMBERS}, {ENDED}, EXISTS (SELECT 1 FROM segment g WHERE g.id = s.id) FROM s, instant i ORDER BY s.ordinal",
+             SELECT i.now, {MEMBERS}, {SETTLED}, EXISTS (SELECT 1 FROM segment g WHERE g.id = s.id) FROM s, instant i ORDER BY s.ordinal",
             instant()
         );
         let rows: Vec<(i64, i64, i64, bool)> = sqlx::query_as(text(sql))
             .bind(self.clock())
             .bind(json(&ids)?)
+            .bind(self.settle_micros())
             .fetch_all(&self.readers)
             .await?;
-        let read = ids.iter().zip(&rows).map(|(id, (_, _, ended, _))| (*id, *ended));
-        if let Some((segment, ended)) = self.late.latest(read) {
-            Late::tell(ended, self.advance_totals(segment - 1, 1).await.map(drop));
+        let read = ids.iter().zip(&rows).map(|(id, (_, _, settled, _))| (*id, *settled));
+        if let Some(segment) = self.late.latest(read) {
+            self.late.moved(self.advance_totals(segment - 1, 1).await);
         }
         segments
             .iter()
