@@ -16,7 +16,7 @@ pub async fn measure(plan: &Plan) -> Vec<Row> {
     let server = postgres();
     let database = server.database().await;
     program::run("migrate", &database);
-    fill(&database, "cold", SEGMENTS, BUCKETS, Leaving::Ahead).await;
+    fill(&database, "cold", SEGMENTS, BUCKETS, Leaving::Already).await;
     let service = Program::service(&database, None);
     let reference = Program::reference(&[(reference::DATABASE_URL, &database)]);
     let cold = |connections| Load::numbered(connections, "/v1/segments/cold-{n}/count?max_staleness_ms=0", SEGMENTS);

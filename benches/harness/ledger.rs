@@ -15,8 +15,10 @@ const PASSED: u32 = 25;
 /// When members leave.
 #[derive(Debug, Clone, Copy)]
 pub enum Leaving {
-    /// Evenly over the window, the first of them just now.
+    /// Evenly over the window.
     Ahead,
+    /// The same, but the first have left, since a total was last moved on.
+    Already,
     /// They have left, longer ago than the archive waits.
     LongAgo,
 }
@@ -63,7 +65,8 @@ pub async fn ask<T: for<'r> FromRow<'r, PgRow> + Send + Unpin>(database_url: &st
 pub async fn fill(database_url: &str, name: &str, segments: u32, members: u32, leaving: Leaving) {
     let step = (MINUTES / members).max(1);
     let ends = match leaving {
-        Leaving::Ahead => format!("interval '1 minute' * (n::bigint * {step} % {MINUTES} - {PASSED})"),
+        Leaving::Ahead => format!("interval '1 minute' * (n::bigint * {step} % {MINUTES} + 10)"),
+        Leaving::Already => format!("interval '1 minute' * (n::bigint * {step} % {MINUTES} - {PASSED})"),
         Leaving::LongAgo => "interval '-1 minute' * (20 + n % 1000)".to_owned(),
     };
     let scattered = if segments > 1 { "ORDER BY n, s.id" } else { "" };
