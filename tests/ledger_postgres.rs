@@ -1,6 +1,8 @@
 //! What only PostgreSQL can do to its ledger: crash, refuse a login, be read-only, be away, be unsafe. Each has its own class of error.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
+#[path = "ledger_postgres/archive.rs"]
+mod archive;
 #[path = "ledger_postgres/jobs.rs"]
 mod jobs;
 mod support;

@@ -1,11 +1,16 @@
 //! The archive: moves what has ended into the history.
 
-use sqlx::{Connection, PgConnection};
+mod statements;
+
+use futures_util::StreamExt;
+use sqlx::{Connection, Either, PgConnection, Row};
 
 use super::lanes::Lane;
-use super::session::{STEP, is_lock_timeout, over};
+use super::session::{STEP, is_lock_timeout, over_kept};
 use super::{PostgresLedger, Statement, partitions};
 use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError};
+
+pub(super) use statements::{HEAP_BLOCKS, MOVE_MARKED, Quick};
 
 /// How many heap blocks (8 KiB each) one batch looks at: what bounds a batch in a table where nothing has ended.
 const BLOCKS: i64 = 4_096;
@@ -16,128 +21,32 @@ const ROWS_OF_A_BLOCK: i64 = 157;
 /// writer that wait for each other, it is the archive that gives up.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'";
 
-/// Moves rows that ended before now - `$2` µs into the history, from the place `$3` of the heap to the one before `$4`.
+/// How many batches are sent as one text: about a second's work.
 ///
-/// Walks the heap by TID ranges, since there is no index on expires_at, and deletes what it finds: half the work of locking rows first and then
-/// deleting what was locked. A row that is being renewed is waited for, and looked at again. What was moved is told by the command's own count:
-/// to count what was deleted costs a tenth more.
-///
-/// Rows of a segment that was deleted, or lives in another lane, are left alone: they are the sweep's, or a copy that is being made.
-/// So are those that bear a removal: [`MOVE_MARKED`] is for them.
-const MOVE: &str = r#"
-WITH instant AS MATERIALIZED (
-  SELECT now, now - $2 * interval '1 microsecond' AS ended_by FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
-), gone AS (
-  DELETE FROM "{lane}".membership m
-   WHERE {place}
-     AND m.expires_at <= (SELECT ended_by FROM instant) AND m.removed_at IS NULL
-     AND EXISTS (SELECT FROM "{base}".segment s WHERE s.id = m.segment_id AND s.lane = {number})
-  RETURNING m.segment_id, m.user_id, m.expires_at
-)
-INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
-SELECT g.segment_id, g.user_id, g.expires_at, i.now FROM gone g, instant i
-"#;
-
-/// How far the first `$6` rows reach that ended in that range: how many there are, the place of the last of them, whether any of them is for
-/// [`MOVE_MARKED`] (`$5`: its `$6`), and when they were looked for.
-const REACH: &str = r#"
-WITH instant AS MATERIALIZED (
-  SELECT coalesce($1, clock_timestamp()) AS now
-)
-SELECT count(*), ((max(tid)::text::point)[0])::bigint << 16 | ((max(tid)::text::point)[1])::bigint, coalesce(bool_or(marked), false),
-       (SELECT now FROM instant)
-  FROM (SELECT m.ctid AS tid, m.removed_at IS NOT NULL AS marked FROM "{lane}".membership m
-         WHERE {place}
-           AND m.expires_at <= (SELECT now FROM instant) - $2 * interval '1 microsecond' AND {due}
-         LIMIT $6) first
-"#;
-
-/// Whether any row that ended in that range is for [`MOVE_MARKED`].
-const MARKED: &str = r#"
-WITH instant AS MATERIALIZED (
-  SELECT coalesce($1, clock_timestamp()) AS now
-)
-SELECT EXISTS (
-  SELECT FROM "{lane}".membership m
-   WHERE {place} AND m.removed_at IS NOT NULL
-     AND m.expires_at <= (SELECT now FROM instant) - $2 * interval '1 microsecond' AND {due})
-"#;
-
-/// A mark alone stays until it is spent.
-const DUE: &str = "(m.removed_at IS NULL OR m.expires_at > timestamptz 'epoch'
-       OR m.removed_at <= (SELECT now FROM instant) - $5 * interval '1 microsecond')";
-
-const PLACE: &str =
-    "m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,%s)', $4 >> 16, $4 & 65535)::tid";
-
-/// The statements that move what bears no removal, where nobody holds it for long.
-#[derive(Debug)]
-pub(super) struct Quick<T> {
-    all: T,
-    reach: T,
-    marked: T,
-}
-
-impl Quick<String> {
-    pub(super) fn new() -> Self {
-        let text = |template: &str| template.replace("{place}", PLACE).replace("{due}", DUE);
-        Self {
-            all: text(MOVE),
-            reach: text(REACH),
-            marked: text(MARKED),
-        }
-    }
-}
-
-impl<T> Quick<T> {
-    pub(super) fn map<U>(&self, change: impl Fn(&T) -> U) -> Quick<U> {
-        Quick {
-            all: change(&self.all),
-            reach: change(&self.reach),
-            marked: change(&self.marked),
-        }
-    }
-}
-
-/// The same for rows that bear removals, and where a row is locked for longer than a batch may wait: it locks what it finds, and leaves alone what
-/// somebody else has locked. `$6`: how long a removal is remembered (µs).
-///
-/// Where a segment lives is looked up for each row: as a join, the rows may come in another order than they lie, and a full batch would go on
-/// behind rows that it never saw.
-///
-/// A row that also bears a removal stays as its mark until that is spent; a mark alone (which ended at the epoch) is no membership and goes into no
-/// history.
-pub(super) const MOVE_MARKED: &str = r#"
-WITH instant AS MATERIALIZED (
-  SELECT coalesce($1, clock_timestamp()) AS now
-), ended AS MATERIALIZED (
-  SELECT m.ctid AS tid, m.segment_id, m.user_id, m.expires_at,
-         m.removed_at IS NULL OR m.removed_at <= (SELECT now FROM instant) - $6 * interval '1 microsecond' AS spent
-    FROM "{lane}".membership m
-   WHERE m.ctid > format('(%s,%s)', $3 >> 16, $3 & 65535)::tid AND m.ctid < format('(%s,0)', $4)::tid
-     AND m.expires_at <= (SELECT now FROM instant) - $2 * interval '1 microsecond'
-     AND (m.expires_at > timestamptz 'epoch' OR m.removed_at <= (SELECT now FROM instant) - $6 * interval '1 microsecond')
-     AND (SELECT s.lane = {number} FROM "{base}".segment s WHERE s.id = m.segment_id)
-   LIMIT $5
-   FOR UPDATE SKIP LOCKED
-), gone AS (
-  DELETE FROM "{lane}".membership m USING ended e WHERE m.ctid = e.tid AND e.spent
-  RETURNING m.segment_id, m.user_id, m.expires_at, e.tid
-), marks AS (
-  UPDATE "{lane}".membership m SET expires_at = timestamptz 'epoch', prev_expires_at = NULL FROM ended e WHERE m.ctid = e.tid AND NOT e.spent
-  RETURNING e.segment_id, e.user_id, e.expires_at, e.tid
-), dealt_with AS MATERIALIZED (
-  SELECT * FROM gone UNION ALL SELECT * FROM marks
-), kept AS (
-  INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
-  SELECT d.segment_id, d.user_id, d.expires_at, i.now FROM dealt_with d, instant i WHERE d.expires_at > timestamptz 'epoch'
-)
-SELECT count(*) FILTER (WHERE expires_at > timestamptz 'epoch'), count(*),
-       ((max(tid)::text::point)[0])::bigint << 16 | ((max(tid)::text::point)[1])::bigint, false FROM dealt_with
-"#;
+/// A session that waits for its client and its disk with every batch pauses every few milliseconds, and as often as it goes on the system gives it a
+/// slice of its processor that nothing else may cut short: counts had to wait for those. One that hardly ever pauses makes way as soon as anything wakes.
+const AT_ONCE: usize = 32;
+/// What begins each of them. None needs to wait for the disk but the last, whose commit makes durable what was committed before it; a crash before that
+/// takes back whole batches.
+const BEGIN_ONE: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL synchronous_commit = off";
+const BEGIN_LAST: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL synchronous_commit TO DEFAULT";
+/// How many answers a batch has: three of what begins, the move's, the commit's.
+const ANSWERS: usize = 5;
 
 /// What a batch answers: memberships moved, rows that were dealt with, the place of the last of them, and whether some are left that bear removals.
 type Moved = (i64, i64, Option<i64>, bool);
+
+/// What several batches answer that were sent as one text.
+#[derive(Default)]
+struct Sent {
+    moved: i64,
+    /// How many of the batches were done before somebody held a row for long.
+    done: usize,
+    /// Whether any row bears a removal.
+    marked: bool,
+    /// How many heap blocks the table has.
+    blocks: i64,
+}
 
 /// Where a batch begins: block and row of the heap in one number, and how many blocks a full batch took before it (0: it was not full, or what it
 /// found lay scattered).
@@ -161,9 +70,6 @@ fn most_blocks(limit: i64) -> i64 {
     4 * limit / ROWS_OF_A_BLOCK
 }
 
-/// `$1` the table of a lane's memberships: how many heap blocks it has.
-pub(super) const HEAP_BLOCKS: &str = "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
-
 impl PostgresLedger {
     pub(super) async fn archive_one_batch(
         &self,
@@ -182,7 +88,8 @@ impl PostgresLedger {
             position: cursor.map_or(0, |cursor| cursor.position),
             full: cursor.map_or(0, |cursor| cursor.full),
         };
-        let (moved, next) = over!(self, STEP, session => self.move_some(&mut session, lane, from, i64::from(limit)))?;
+        let (moved, next) =
+            over_kept!(self, STEP, session => self.move_some(&mut session, lane, from, i64::from(limit)))?;
         let at = |lane: &Lane, place: Place| ArchiveCursor {
             lane: u32::try_from(lane.number).unwrap_or(0),
             position: place.position,
@@ -206,9 +113,8 @@ impl PostgresLedger {
         partitions::ensure(self, session).await?;
         if let Some(quick) = &lane.archive
             && from.full > 0
-            && let Some(done) = self.move_all(session, lane, quick, from, limit).await?
         {
-            return Ok(done);
+            return self.move_all(session, lane, quick, from, limit).await;
         }
         let from = from.position;
         let to = block_of(from) + BLOCKS;
@@ -235,8 +141,8 @@ impl PostgresLedger {
         Ok((moved, next.map(|position| Place { position, full: 0 })))
     }
 
-    /// All of about as many blocks as a full batch took: to see how far so many rows reach is a tenth of the work, and behind a batch that was full
-    /// the table is about as dense as in it. `None` where somebody holds a row for long.
+    /// Several batches, each all of about as many blocks as a full one took: to see how far so many rows reach is a tenth of the work, and behind a
+    /// batch that was full the table is about as dense as in it. Where somebody holds a row for long, as many batches as came before that.
     async fn move_all(
         &self,
         session: &mut PgConnection,
@@ -244,35 +150,113 @@ impl PostgresLedger {
         quick: &Quick<Statement>,
         from: Place,
         limit: i64,
-    ) -> Result<Option<(i64, Option<Place>)>, LedgerError> {
-        let to = block_of(from.position) + 1 + from.full;
-        // Before the move: afterwards its own dead rows would be in the way.
-        let marked: bool = sqlx::query_scalar(quick.marked.clone())
-            .bind(self.clock())
-            .bind(self.settle_micros())
-            .bind(from.position)
-            .bind(start_of(to))
-            .bind(self.mark_micros())
-            .fetch_one(&mut *session)
-            .await?;
-        let tried = self
-            .try_to_move(session, quick, self.clock(), from.position, start_of(to))
-            .await?;
-        let Some(mut moved) = tried else {
-            return Ok(None);
-        };
-        if marked {
-            let all_of_them = (from.full + 1) * ROWS_OF_A_BLOCK;
-            moved += self.move_marked(session, lane, from.position, to, all_of_them).await?.0;
+    ) -> Result<(i64, Option<Place>), LedgerError> {
+        let first = block_of(from.position) + 1;
+        let edges: Vec<i64> = std::iter::once(from.position)
+            .chain((1..).map(|batch| start_of(first + batch * from.full)).take(AT_ONCE))
+            .collect();
+        let Sent {
+            mut moved,
+            done,
+            marked,
+            blocks,
+        } = self.move_batches(session, lane, quick, &edges).await?;
+        let (until, end) = (block_of(edges[done]), block_of(edges[AT_ONCE]));
+        if marked && done > 0 {
+            let all_of_them = (until - block_of(from.position) + 1) * ROWS_OF_A_BLOCK;
+            moved += self
+                .move_marked(session, lane, from.position, until, all_of_them)
+                .await?
+                .0;
+        }
+        if done < AT_ONCE {
+            let next = Place {
+                position: edges[done],
+                full: 0,
+            };
+            return Ok((moved, Some(next)));
         }
         // Where it thins out, the next batch looks again.
-        let full = if moved * 2 < limit {
+        let wanted = limit * AT_ONCE as i64;
+        let full = if moved * 2 < wanted {
             0
         } else {
-            (from.full * limit / moved).max(1).min(most_blocks(limit))
+            (from.full * wanted / moved).max(1).min(most_blocks(limit))
         };
-        let next = self.block(session, lane, to).await?;
-        Ok(Some((moved, next.map(|position| Place { position, full }))))
+        let next = (end < blocks).then_some(Place {
+            position: start_of(end),
+            full,
+        });
+        Ok((moved, next))
+    }
+
+    /// Sends as one text: whether any row between the first and the last of those places bears a removal (before the move, afterwards its own dead rows
+    /// would be in the way); [`statements::MOVE`] between each two of them, in a transaction of its own each; and how long the table is.
+    async fn move_batches(
+        &self,
+        session: &mut PgConnection,
+        lane: &Lane,
+        quick: &Quick<Statement>,
+        edges: &[i64],
+    ) -> Result<Sent, LedgerError> {
+        let (first, last) = (edges[0], edges[edges.len() - 1]);
+        let batches = edges.len() - 1;
+        let mut text = self.fill_in(&quick.marked, first, last);
+        for (number, edges) in edges.windows(2).enumerate() {
+            let begin = if number + 1 < batches { BEGIN_ONE } else { BEGIN_LAST };
+            let moving = self.fill_in(&quick.all, edges[0], edges[1]);
+            text.push_str(&format!("; {begin}; {moving}; COMMIT"));
+        }
+        let table = format!("'{}.membership'", lane.schema);
+        text.push_str(&format!("; {}", lane.heap_blocks.as_str().replace("$1", &table)));
+
+        let mut found = Sent::default();
+        let (mut answers, mut failed) = (0, None);
+        // All that was filled in are numbers, and the name of a proven schema.
+        let mut sent = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).fetch_many(&mut *session);
+        while let Some(answer) = sent.next().await {
+            match answer {
+                Ok(Either::Right(row)) if answers == 0 => found.marked = row.try_get(0)?,
+                Ok(Either::Right(row)) => found.blocks = row.try_get(0)?,
+                Ok(Either::Left(done)) => {
+                    if (1..=batches * ANSWERS).contains(&answers) {
+                        found.moved += i64::try_from(done.rows_affected()).unwrap_or(i64::MAX);
+                        found.done = answers / ANSWERS;
+                    }
+                    answers += 1;
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        drop(sent);
+        if let Some(error) = failed {
+            sqlx::raw_sql("ROLLBACK").execute(&mut *session).await?;
+            if !is_lock_timeout(&error) {
+                return Err(error.into());
+            }
+        }
+        Ok(found)
+    }
+
+    /// A statement about what lies between two places with its values filled in: several statements in one text take no parameters.
+    fn fill_in(&self, statement: &Statement, from: i64, until: i64) -> String {
+        let clock = self
+            .settings
+            .clock
+            .as_ref()
+            .map_or("NULL::timestamptz".to_owned(), |clock| {
+                format!("(timestamptz 'epoch' + interval '1 microsecond' * {})", clock.micros())
+            });
+        let numbers = [
+            ("$2", self.settle_micros()),
+            ("$3", from),
+            ("$4", until),
+            ("$5", self.mark_micros()),
+        ];
+        let text = statement.as_str().replace("$1", &clock);
+        numbers.iter().fold(text, |text, (name, number)| {
+            text.replace(name, &format!("{number}::bigint"))
+        })
     }
 
     /// At most about `limit` rows of the blocks before `to`; `None` where somebody holds one for long.
@@ -311,7 +295,7 @@ impl PostgresLedger {
         Ok((block < blocks).then_some(start_of(block)))
     }
 
-    /// [`MOVE`], which waits for a row for a moment only: `None` where somebody holds one for longer.
+    /// [`statements::MOVE`], which waits for a row for a moment only: `None` where somebody holds one for longer.
     async fn try_to_move(
         &self,
         session: &mut PgConnection,

@@ -43,7 +43,7 @@ macro_rules! over {
 }
 pub(super) use over;
 
-/// The same for single statements of the hot paths: where the answer is a good one, the session is kept at hand for the next. See [`Kept`].
+/// The same for what is asked again and again, the hot paths and the archive: where the answer is a good one, the session is kept at hand for the next. See [`Kept`].
 macro_rules! over_kept {
     ($ledger:expr, $limit:expr, $session:ident => $work:expr) => {{
         let mut $session = $ledger.session().await?;

@@ -1,0 +1,98 @@
+//! The archive's batches, many of them in one text: what holds one up, and what a crash leaves of them.
+
+use std::time::{Duration, Instant};
+
+use segment_counter::ledger::{ArchiveCursor, SharedLedger};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
+
+use super::support::postgres::{Server, execute, server};
+use super::{ledger, pair};
+
+/// How many rows a batch takes: tables of these tests are full of many times as many.
+const BATCH: u32 = 200;
+
+/// A ledger with so many memberships that ended an hour ago.
+async fn full_of_what_ended(url: &str, members: u32) -> SharedLedger {
+    let ledger = ledger(url, None);
+    ledger.migrate().await.unwrap();
+    ledger.record(&[pair("stays")]).await.unwrap();
+    execute(
+        url,
+        &format!(
+            "INSERT INTO segment_counter_lane_0.membership (segment_id, user_id, expires_at)
+             SELECT s.id, n::text, now() - interval '1 hour' FROM segment_counter.segment s, generate_series(1, {members}) n"
+        ),
+    )
+    .await;
+    ledger
+}
+
+async fn ask<T: for<'r> FromRow<'r, PgRow> + Send + Unpin>(url: &str, sql: &str) -> T {
+    let mut session = PgConnection::connect(url).await.unwrap();
+    sqlx::query_as(AssertSqlSafe(sql.to_owned()))
+        .fetch_one(&mut session)
+        .await
+        .unwrap()
+}
+
+/// How many are in the history, and how many of them more than once or in the table too.
+async fn kept(url: &str) -> (i64, i64) {
+    ask(
+        url,
+        "SELECT count(*), count(*) - count(DISTINCT user_id)
+                + (SELECT count(*) FROM segment_counter_lane_0.membership JOIN segment_counter_lane_0.membership_history USING (segment_id, user_id))
+           FROM segment_counter_lane_0.membership_history",
+    )
+    .await
+}
+
+/// A pass of the archive, at most so many steps of it: how many were moved, and where to go on.
+async fn steps(ledger: &SharedLedger, most: usize) -> (i64, Option<ArchiveCursor>) {
+    let (mut moved, mut cursor) = (0, None);
+    for _ in 0..most {
+        let batch = ledger.archive_batch(cursor, BATCH).await.unwrap();
+        moved += batch.moved;
+        cursor = batch.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    (moved, cursor)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_somebody_holds_are_left_for_the_next_pass_and_nothing_else_is() {
+    let url = server().database().await;
+    let ledger = full_of_what_ended(&url, 20_000).await;
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT FROM segment_counter_lane_0.membership WHERE user_id IN ('3000', '3001', '9000', '20000') FOR UPDATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    assert_eq!(steps(&ledger, 1_000).await, (20_000 - 4, None));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(kept(&url).await, (20_000 - 4, 0));
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    assert_eq!(steps(&ledger, 1_000).await, (4, None));
+    assert_eq!(kept(&url).await, (20_000, 0));
+    // No session went back to the pool in the middle of a transaction.
+    for _ in 0..20 {
+        ledger.record(&[pair("stays")]).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_step_said_it_moved_survives_a_crash_a_moment_later() {
+    let server = Server::start(&[]);
+    let url = server.database().await;
+    let ledger = full_of_what_ended(&url, 40_000).await;
+    let (moved, more) = steps(&ledger, 3).await;
+    assert!(moved > 10_000 && more.is_some(), "many batches at once: {moved}");
+    tokio::task::block_in_place(|| server.crash_and_restart());
+    assert_eq!(kept(&url).await, (moved, 0));
+    let ledger = super::ledger(&url, None);
+    assert_eq!(steps(&ledger, 1_000).await, (40_000 - moved, None));
+    assert_eq!(kept(&url).await, (40_000, 0));
+}
