@@ -220,6 +220,13 @@ fn as_it_was_before(kind: Kind) -> Vec<&'static str> {
             "DELETE FROM {lane}._sqlx_migrations WHERE version = 2",
         ],
     });
+    if kind == Kind::Citus {
+        statements.extend([
+            "CREATE FUNCTION {lane}.sweep_segment_bucket(timestamptz, bigint, bigint) RETURNS SETOF integer LANGUAGE sql AS 'SELECT 1'",
+            "SELECT create_distributed_function('{lane}.sweep_segment_bucket(timestamptz, bigint, bigint)', colocate_with := '{lane}.membership')",
+            "UPDATE {base}.distribution SET version = 2",
+        ]);
+    }
     statements
 }
 

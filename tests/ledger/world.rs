@@ -249,7 +249,8 @@ impl Place {
             }
             Kind::Postgres | Kind::Lanes | Kind::Citus => {
                 for lane in self.lanes() {
-                    postgres::execute(&self.url, &sql.replace("{lane}", &lane)).await;
+                    let sql = sql.replace("{lane}", &lane).replace("{base}", &self.schema);
+                    postgres::execute(&self.url, &sql).await;
                 }
             }
         }
