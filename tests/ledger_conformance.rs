@@ -82,6 +82,8 @@ for_every_ledger! {
     counters::a_recount_mends_what_differs_and_says_so,
     counters::a_count_is_the_same_however_late_the_sweep_comes,
     counters::where_nobody_sweeps_a_count_moves_its_total_on,
+    counters::a_clock_that_was_ahead_for_a_moment_spoils_no_count,
+    counters::processes_with_other_settle_times_count_the_same,
     counters::a_total_of_an_instant_that_is_to_come_is_mended,
     counters::a_recount_of_many_finds_the_one_whose_counters_differ_whatever_they_add_up_to,
     counters::a_ledger_of_the_version_before_counts_the_same_once_it_is_migrated,

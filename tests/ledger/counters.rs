@@ -1,9 +1,12 @@
 //! The counters: what a count adds up, what a sweep takes out of them, what a recount mends.
 
-use segment_counter::ledger::{Job, LedgerError};
+use std::time::Duration;
+
+use segment_counter::counting::{Pair, UserId, Window};
+use segment_counter::ledger::{Job, LedgerError, Settings};
 
 use crate::model::SECOND;
-use crate::world::{Kind, World, after, clock, count, drift, id, pair, pair_at, settings, start};
+use crate::world::{Kind, Place, World, after, clock, count, drift, id, pair, pair_at, removal, settings, start};
 
 pub async fn a_recount_mends_what_differs_and_says_so(world: World) {
     let clock = clock();
@@ -72,6 +75,17 @@ pub async fn a_count_is_the_same_however_late_the_sweep_comes(world: World) {
     assert_eq!((count(&ledger, "s").await, drift(&ledger).await), (3 + back, 0));
 }
 
+/// Waits until so many totals have been moved on: no count waits for that.
+async fn totals_are_ahead(place: &Place, ahead: i64) {
+    for _ in 0..200 {
+        if place.totals_ahead().await == ahead {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(place.totals_ahead().await, ahead);
+}
+
 pub async fn where_nobody_sweeps_a_count_moves_its_total_on(world: World) {
     let clock = clock();
     let place = world.place();
@@ -88,10 +102,84 @@ pub async fn where_nobody_sweeps_a_count_moves_its_total_on(world: World) {
             let counted = ledger.count(&both).await.unwrap();
             let counted: Vec<_> = counted.iter().map(|one| one.members).collect();
             assert_eq!(counted, [1, minutes_left + 1]);
-            assert_eq!(place.totals_ahead().await, ahead, "{minutes_left} minutes left");
+            totals_are_ahead(&place, ahead).await;
         }
     }
     assert_eq!(drift(&ledger).await, 0);
+}
+
+pub async fn a_clock_that_was_ahead_for_a_moment_spoils_no_count(world: World) {
+    let clock = clock();
+    let place = world.place();
+    let ledger = place.ledger(&settings(6_000, 60, Some(&clock))).await;
+    let pairs: Vec<_> = (0..40_i64)
+        .map(|n| pair_at("s", &format!("u{n}"), after(start(), -n * 60 * SECOND)))
+        .collect();
+    let recorded = ledger.record(&pairs).await.unwrap();
+    let mut ends: Vec<_> = recorded.pairs.iter().map(|pair| pair.expires_at.unwrap()).collect();
+    clock.set(after(start(), 90_000 * SECOND));
+    assert_eq!(count(&ledger, "s").await, 0);
+    totals_are_ahead(&place, 1).await;
+    clock.set(start());
+    assert_eq!((count(&ledger, "s").await, drift(&ledger).await), (40, 0));
+    // Members who leave before the instant that the total is of, and one who leaves after it.
+    let later = pair_at("s", "later", start());
+    let long = Pair {
+        ttl: Some(Window::from_seconds(172_800).unwrap()),
+        ..pair_at("s", "long", start())
+    };
+    let more = ledger.record(&[later, long]).await.unwrap();
+    ends.extend(more.pairs.iter().map(|pair| pair.expires_at.unwrap()));
+    ledger.remove(&[removal("s", "u0")]).await.unwrap();
+    ends.remove(0);
+    for seconds in [0, 3_700, 5_000, 6_060, 89_000, 90_000, 100_000, 172_860] {
+        let now = after(start(), seconds * SECOND);
+        clock.set(now);
+        let members = i64::try_from(ends.iter().filter(|end| **end > now).count()).unwrap();
+        assert_eq!(
+            (count(&ledger, "s").await, drift(&ledger).await),
+            (members, 0),
+            "after {seconds} s"
+        );
+    }
+}
+
+pub async fn processes_with_other_settle_times_count_the_same(world: World) {
+    let clock = clock();
+    let place = world.place();
+    let slow = settings(3_600, 60, Some(&clock));
+    let quick = Settings {
+        settle: Duration::from_secs(60),
+        ..slow.clone()
+    };
+    let (slow, quick) = (place.ledger(&slow).await, place.ledger(&quick).await);
+    let names = ["back", "removed", "erased", "gone", "stays"];
+    let pairs: Vec<_> = names[..4].iter().map(|user| pair("s", user)).collect();
+    let end = slow.record(&pairs).await.unwrap().pairs[0].expires_at.unwrap();
+    clock.set(after(start(), 3_000 * SECOND));
+    slow.record(&[pair("s", "stays"), pair("other", "back")]).await.unwrap();
+    // They ended so lately that the one still moves their bucket, and so long ago that the other has taken it out of the total.
+    clock.set(after(end, 200 * SECOND));
+    assert_eq!(quick.sweep(30).await.unwrap().counters, 1);
+    slow.record(&[pair("s", "back")]).await.unwrap();
+    assert_eq!((count(&slow, "s").await, drift(&slow).await), (2, 0));
+    slow.remove(&[removal("s", "removed")]).await.unwrap();
+    assert_eq!((count(&slow, "s").await, drift(&slow).await), (2, 0));
+    slow.erase(&UserId::new("erased").unwrap()).await.unwrap();
+    assert_eq!((count(&slow, "s").await, drift(&slow).await), (2, 0));
+    slow.record(&[pair("s", "gone"), pair("s", "new"), pair("other", "new")])
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            count(&quick, "s").await,
+            count(&quick, "other").await,
+            drift(&quick).await
+        ),
+        (4, 2, 0)
+    );
+    quick.sweep(30).await.unwrap();
+    assert_eq!((count(&slow, "s").await, drift(&slow).await), (4, 0));
 }
 
 pub async fn a_total_of_an_instant_that_is_to_come_is_mended(world: World) {
@@ -109,6 +197,8 @@ pub async fn a_total_of_an_instant_that_is_to_come_is_mended(world: World) {
     clock.set(start());
     let segment = id(&ledger, "s").await;
     assert!(ledger.recount(&[segment]).await.unwrap()[0].drift > 0);
+    ledger.record(&[pair("s", "u"), pair("s", "x")]).await.unwrap();
+    ledger.remove(&[removal("s", "x")]).await.unwrap();
     for minute in [0, 61, 64, 65, 80] {
         clock.set(after(start(), minute * 60 * SECOND));
         let expected = [(61, 7), (65, 5), (80, 0)]

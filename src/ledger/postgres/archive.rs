@@ -2,8 +2,12 @@
 
 mod statements;
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use sqlx::{Connection, Either, PgConnection, Row};
+use tokio::time::Instant;
 
 use super::lanes::Lane;
 use super::session::{STEP, is_lock_timeout, over_kept};
@@ -21,17 +25,22 @@ const ROWS_OF_A_BLOCK: i64 = 157;
 /// writer that wait for each other, it is the archive that gives up.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'";
 
-/// How many batches are sent as one text: about a second's work.
+/// How many batches are sent as one text at most.
 ///
 /// A session that waits for its client and its disk with every batch pauses every few milliseconds, and as often as it goes on the system gives it a
 /// slice of its processor that nothing else may cut short: counts had to wait for those. One that hardly ever pauses makes way as soon as anything wakes.
 const AT_ONCE: usize = 32;
-/// What begins each of them. None needs to wait for the disk but the last, whose commit makes durable what was committed before it; a crash before that
-/// takes back whole batches.
-const BEGIN_ONE: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL synchronous_commit = off";
-const BEGIN_LAST: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL synchronous_commit TO DEFAULT";
-/// How many answers a batch has: three of what begins, the move's, the commit's.
-const ANSWERS: usize = 5;
+/// How long a text may take; one that took longer is followed by a shorter one.
+const TEXT: Duration = Duration::from_secs(1);
+/// What begins each of them. None waits for the disk: a crash takes back whole batches, which the next run moves again. What is noted of a job is
+/// committed after them, and that waits.
+const BEGIN_ONE: [&str; 3] = [
+    "BEGIN",
+    "SET LOCAL lock_timeout = '100ms'",
+    "SET LOCAL synchronous_commit = off",
+];
+/// How many answers a batch has: those of what begins it, of the move and of the commit.
+const ANSWERS: usize = BEGIN_ONE.len() + 2;
 
 /// What a batch answers: memberships moved, rows that were dealt with, the place of the last of them, and whether some are left that bear removals.
 type Moved = (i64, i64, Option<i64>, bool);
@@ -151,9 +160,11 @@ impl PostgresLedger {
         from: Place,
         limit: i64,
     ) -> Result<(i64, Option<Place>), LedgerError> {
+        let at_once = self.archive_at_once.load(Ordering::Relaxed).clamp(1, AT_ONCE);
+        let begun = Instant::now();
         let first = block_of(from.position) + 1;
         let edges: Vec<i64> = std::iter::once(from.position)
-            .chain((1..).map(|batch| start_of(first + batch * from.full)).take(AT_ONCE))
+            .chain((1..).map(|batch| start_of(first + batch * from.full)).take(at_once))
             .collect();
         let Sent {
             mut moved,
@@ -161,28 +172,39 @@ impl PostgresLedger {
             marked,
             blocks,
         } = self.move_batches(session, lane, quick, &edges).await?;
-        let (until, end) = (block_of(edges[done]), block_of(edges[AT_ONCE]));
-        if marked && done > 0 {
-            let all_of_them = (until - block_of(from.position) + 1) * ROWS_OF_A_BLOCK;
-            moved += self
-                .move_marked(session, lane, from.position, until, all_of_them)
-                .await?
-                .0;
+        if marked {
+            for edges in edges.windows(2).take(done) {
+                let all_of_them = (from.full + 1) * ROWS_OF_A_BLOCK;
+                moved += self
+                    .move_marked(session, lane, edges[0], block_of(edges[1]), all_of_them)
+                    .await?
+                    .0;
+            }
         }
-        if done < AT_ONCE {
+        if done < at_once {
             let next = Place {
                 position: edges[done],
                 full: 0,
             };
             return Ok((moved, Some(next)));
         }
+        let took = begun.elapsed();
+        let next = if took > TEXT {
+            at_once / 2
+        } else if took < TEXT / 2 {
+            at_once * 2
+        } else {
+            at_once
+        };
+        self.archive_at_once.store(next, Ordering::Relaxed);
         // Where it thins out, the next batch looks again.
-        let wanted = limit * AT_ONCE as i64;
+        let wanted = limit * i64::try_from(at_once).unwrap_or(1);
         let full = if moved * 2 < wanted {
             0
         } else {
             (from.full * wanted / moved).max(1).min(most_blocks(limit))
         };
+        let end = block_of(edges[at_once]);
         let next = (end < blocks).then_some(Place {
             position: start_of(end),
             full,
@@ -202,10 +224,9 @@ impl PostgresLedger {
         let (first, last) = (edges[0], edges[edges.len() - 1]);
         let batches = edges.len() - 1;
         let mut text = self.fill_in(&quick.marked, first, last);
-        for (number, edges) in edges.windows(2).enumerate() {
-            let begin = if number + 1 < batches { BEGIN_ONE } else { BEGIN_LAST };
-            let moving = self.fill_in(&quick.all, edges[0], edges[1]);
-            text.push_str(&format!("; {begin}; {moving}; COMMIT"));
+        for batch in edges.windows(2) {
+            let moving = self.fill_in(&quick.all, batch[0], batch[1]);
+            text.push_str(&format!("; {}; {moving}; COMMIT", BEGIN_ONE.join("; ")));
         }
         let table = format!("'{}.membership'", lane.schema);
         text.push_str(&format!("; {}", lane.heap_blocks.as_str().replace("$1", &table)));
@@ -216,8 +237,8 @@ impl PostgresLedger {
         let mut sent = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).fetch_many(&mut *session);
         while let Some(answer) = sent.next().await {
             match answer {
-                Ok(Either::Right(row)) if answers == 0 => found.marked = row.try_get(0)?,
-                Ok(Either::Right(row)) => found.blocks = row.try_get(0)?,
+                Ok(Either::Right(row)) if answers == 0 => found.marked = row.try_get(0).unwrap_or(true),
+                Ok(Either::Right(row)) => found.blocks = row.try_get(0).unwrap_or(i64::MAX),
                 Ok(Either::Left(done)) => {
                     if (1..=batches * ANSWERS).contains(&answers) {
                         found.moved += i64::try_from(done.rows_affected()).unwrap_or(i64::MAX);
@@ -230,10 +251,11 @@ impl PostgresLedger {
         }
         drop(sent);
         if let Some(error) = failed {
-            sqlx::raw_sql("ROLLBACK").execute(&mut *session).await?;
+            let rolled_back = sqlx::raw_sql("ROLLBACK").execute(&mut *session).await;
             if !is_lock_timeout(&error) {
                 return Err(error.into());
             }
+            rolled_back?;
         }
         Ok(found)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use tokio::time::Instant;
 
@@ -97,7 +97,10 @@ impl PostgresOptions {
 
     pub(super) fn connect_options(&self, settings: &Settings) -> PgConnectOptions {
         let connect = self.connect.clone().application_name("segment-counter");
-        connect.options(pooled::session_settings(settings))
+        // A statement that takes long is told by our metrics; it would be logged with its text, and that of an archive is tens of KiB.
+        connect
+            .options(pooled::session_settings(settings))
+            .disable_statement_logging()
     }
 
     pub(super) fn pool(&self, settings: &Settings, distributed: &Found) -> PgPool {

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
 
-use super::session::{ANSWER, over_kept};
+use super::lanes::Lane;
+use super::session::{ANSWER, Session, over_kept, within};
 use super::{PostgresLedger, timestamp};
 use crate::counting::SegmentId;
+use crate::ledger::late::{MOMENT, Overdue};
 use crate::ledger::{Count, LedgerError};
 
 /// `$1` clock, `$2` segment ids, `$3` settle (µs).
 ///
-/// * The members of a segment at `now`: its total, less the buckets that have ended since the instant that the total is of. `LIMIT 1` keeps them a
+/// * The members of a segment at `now`: its total, less the buckets that have ended since the instant that the total is of; or with those that are to
+///   end until then, where the clock has stepped back behind it. `LIMIT 1` keeps them a
 ///   look-up for each segment: pulled up into a join, the planner reads every counter of every segment.
 /// * How many of those are settled comes back too: see [`Late`](crate::ledger::late::Late).
 /// * The instant is evaluated inside the statement and so after its snapshot. Never `now()`: the transaction's start lies before the snapshot, and a
@@ -27,10 +30,11 @@ SELECT i.micros, coalesce(c.members, 0), coalesce(c.settled, 0), EXISTS (SELECT 
   LEFT JOIN LATERAL (
          SELECT t.members - e.members AS members, e.settled
            FROM "{lane}".segment_total t
-          CROSS JOIN LATERAL (SELECT coalesce(sum(b.members), 0)::bigint AS members,
+          CROSS JOIN LATERAL (SELECT coalesce(sum(CASE WHEN b.expires_at <= t.since THEN -b.members ELSE b.members END), 0)::bigint AS members,
                                       count(*) FILTER (WHERE b.expires_at <= i.now - $3 * interval '1 microsecond') AS settled
                                  FROM "{lane}".segment_expiry b
-                               WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= i.now) e
+                               WHERE b.segment_id = t.segment_id
+                                  AND b.expires_at > least(t.since, i.now) AND b.expires_at <= greatest(t.since, i.now)) e
           WHERE t.segment_id = s.id LIMIT 1) c ON true
  ORDER BY s.ordinal
 "#;
@@ -82,8 +86,8 @@ impl PostgresLedger {
             let rows: Vec<(i64, i64, i64, bool)> =
                 over_kept!(self, ANSWER, session => counting.fetch_all(&mut *session))?;
             let read = ids.iter().zip(&rows).map(|(id, (_, _, settled, _))| (*id, *settled));
-            if let Some(segment) = self.late.latest(read) {
-                self.late.moved(self.advance_totals(&lane, segment - 1, 1).await);
+            if let Some(overdue) = self.late.overdue(read) {
+                self.move_on(&lane, overdue);
             }
             ids.into_iter()
                 .zip(rows)
@@ -99,5 +103,21 @@ impl PostgresLedger {
                 .collect::<Result<Vec<_>, LedgerError>>()
         });
         Ok(try_join_all(counted).await?.into_iter().flatten().collect())
+    }
+
+    /// Moves totals on, while whoever counted goes on: where a session is free, and for a moment only.
+    fn move_on(&self, lane: &Lane, overdue: Overdue) {
+        let Some(session) = self.pool.try_acquire() else {
+            return;
+        };
+        let advancing = sqlx::query(lane.advance_totals.clone())
+            .bind(self.clock())
+            .bind(self.settle_micros())
+            .bind(overdue.segments.clone());
+        tokio::spawn(async move {
+            let mut session = Session::from(session);
+            let answer = within(MOMENT, advancing.execute(&mut *session)).await;
+            overdue.ended(session.hear(answer));
+        });
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::lanes::{LANE_CHANGE_LOCK, Lane};
 use super::session::{ANSWER, PART, over};
-use super::{PostgresLedger, timestamp};
+use super::{PostgresLedger, counters, timestamp};
 use crate::counting::{SegmentId, UserId};
 use crate::ledger::{Erasure, LedgerError};
 
@@ -35,7 +35,7 @@ SELECT virtualtransaction FROM pg_locks
 "#;
 
 /// `$1` clock, `$2` user, `$3` settle / 2 (µs). Rows sorted, then buckets, then totals: the lock order of every writer.
-pub(super) const DELETE: &str = r#"
+const DELETE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT coalesce($1, clock_timestamp()) AS now
 ), locked AS MATERIALIZED (
@@ -44,19 +44,15 @@ WITH instant AS MATERIALIZED (
   DELETE FROM "{lane}".membership m USING locked l WHERE m.segment_id = l.segment_id AND m.user_id = l.user_id
   RETURNING m.segment_id, m.expires_at
 ), delta AS MATERIALIZED (
-  SELECT g.segment_id, g.expires_at FROM gone g, instant i WHERE g.expires_at > i.now - $3 * interval '1 microsecond'
-), buckets AS (
-  INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
-  SELECT segment_id, expires_at, -1 FROM delta ORDER BY segment_id, expires_at
-  ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members
-), totals AS (
-  INSERT INTO "{lane}".segment_total AS t (segment_id, members)
-  SELECT segment_id, -1 FROM delta ORDER BY segment_id
-  ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members
-)
+  SELECT g.segment_id, g.expires_at, -1 AS d FROM gone g, instant i WHERE g.expires_at > i.now - $3 * interval '1 microsecond'
+), {counters}
 SELECT count(*), coalesce(array_agg(g.segment_id ORDER BY g.segment_id) FILTER (WHERE g.expires_at > i.now), '{}')
   FROM gone g, instant i
 "#;
+
+pub(super) fn deleting() -> String {
+    DELETE.replace("{counters}", counters::MOVED)
+}
 
 /// `$1` clock, `$2` user, `$3` receipt, `$4` and `$5` what was deleted, `$6` how long the suppression lasts (µs), `$7` the erasure before.
 pub(super) const FINISH: &str = r#"

@@ -54,9 +54,9 @@ impl Texts {
         Self {
             record_distinct: record::distinct(),
             record_any: record::any(),
-            remove: remove::REMOVE.to_owned(),
+            remove: remove::text(),
             writers: erase::WRITERS.to_owned(),
-            erase: erase::DELETE.to_owned(),
+            erase: erase::deleting(),
             archive: Some(archive::Quick::new()),
             archive_marked: archive::MOVE_MARKED.to_owned(),
             heap_blocks: archive::HEAP_BLOCKS.to_owned(),

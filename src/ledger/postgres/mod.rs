@@ -7,6 +7,7 @@
 mod archive;
 mod connect;
 mod count;
+mod counters;
 mod deleted;
 mod distributed;
 mod erase;
@@ -25,6 +26,7 @@ mod segments;
 mod session;
 mod sweep;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
@@ -76,6 +78,8 @@ pub struct PostgresLedger {
     /// When the partitions of the histories were last looked at.
     partitions_seen: Mutex<Option<Instant>>,
     late: Late,
+    /// How many batches of the archive are sent as one text.
+    archive_at_once: AtomicUsize,
     /// Whether Citus distributes the lanes.
     distributed: distributed::Found,
     /// What the last look at a database that gave no connection found.
@@ -104,6 +108,7 @@ impl PostgresLedger {
             erasures: Semaphore::new(ERASURES_AT_ONCE),
             partitions_seen: Mutex::default(),
             late: Late::default(),
+            archive_at_once: AtomicUsize::new(1),
             distributed,
             probe: connect::Probe::default(),
         })

@@ -8,7 +8,7 @@ use sqlx::FromRow;
 
 use super::lanes::Lane;
 use super::session::{ANSWER, over_kept};
-use super::{PostgresLedger, timestamp};
+use super::{PostgresLedger, counters, timestamp};
 use crate::counting::{Outcome, Pair, Refusal, SegmentId, Window};
 use crate::ledger::{LedgerError, Recorded, Recording};
 
@@ -25,15 +25,14 @@ mod verdict {
     pub(super) const ERASED: i16 = 5;
 }
 
-/// Records a batch: memberships first, sorted by key; buckets second, totals third, each sorted: the lock order of every writer.
+/// Records a batch: memberships first, sorted by key; then their counters ([`counters::MOVED`]): the lock order of every writer.
 ///
 /// `$1` clock, `$2` segment ids, `$3` users, `$4` observed at (µs or null: now), `$5` own windows (s or null), `$6` the counter's window (s),
 /// `$7` resolution (µs), `$8` settle / 2 (µs), `$9` the longest window (s).
 ///
 /// * The look at what stands (`standing`) leaves out what would change nothing: even an upsert whose WHERE is false locks the row and writes WAL.
 ///   `LIMIT 1` keeps it a look-up by key for each pair: pulled up into a join, it would be planned once for batches of every size.
-/// * `OFFSET 0` keeps the look at the segment one for each pair: flattened, it is done again wherever its result stands. Sums are of integers, since
-///   those of bigint are numeric.
+/// * `OFFSET 0` keeps the look at the segment one for each pair: flattened, it is done again wherever its result stands.
 /// * A tombstone is the membership's own row. What the snapshot saw of it is judged in `judged`; the upsert judges again what has changed since,
 ///   under the row's lock. A pair without an instant is observed now, so after every removal that stands there.
 /// * `prev_expires_at` is the old value as it was under the row's lock, which the snapshot may not have seen.
@@ -91,15 +90,7 @@ WITH instant AS MATERIALIZED (
           SELECT c.segment_id, c.prev_expires_at, -1 FROM changed c, instant i
            WHERE c.prev_expires_at > i.now - $8 * interval '1 microsecond') moved
    GROUP BY segment_id, expires_at HAVING sum(d) <> 0
-), buckets AS (
-  INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
-  SELECT segment_id, expires_at, d FROM delta ORDER BY segment_id, expires_at
-  ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members
-), totals AS (
-  INSERT INTO "{lane}".segment_total AS t (segment_id, members)
-  SELECT segment_id, sum(d::integer) FROM delta GROUP BY 1 HAVING sum(d::integer) <> 0 ORDER BY 1
-  ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members
-), moved AS (
+), {counters}, moved AS (
   SELECT array_agg(segment_id) AS segments, array_agg(user_id) AS users,
          array_agg((extract(epoch FROM prev_expires_at) * 1000000)::bigint) AS previous
     FROM changed
@@ -118,14 +109,18 @@ const BEST_OF_DISTINCT: &str = "SELECT * FROM judged WHERE verdict = 0";
 const BEST_OF_MANY: &str = "SELECT DISTINCT ON (segment_id, user_id) * FROM judged WHERE verdict = 0
    ORDER BY segment_id, user_id, ends DESC, ordinal";
 
+fn with(best: &str) -> String {
+    SQL.replace("{best}", best).replace("{counters}", counters::MOVED)
+}
+
 /// The statement for batches that name each (segment, user) once.
 pub(super) fn distinct() -> String {
-    SQL.replace("{best}", BEST_OF_DISTINCT)
+    with(BEST_OF_DISTINCT)
 }
 
 /// The statement for any batch.
 pub(super) fn any() -> String {
-    SQL.replace("{best}", BEST_OF_MANY)
+    with(BEST_OF_MANY)
 }
 
 /// What the statement answers.

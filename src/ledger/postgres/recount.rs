@@ -40,8 +40,9 @@ SELECT s.id, coalesce(t.n, 0), (SELECT (extract(epoch FROM now) * 1000000)::bigi
   LEFT JOIN truth t ON t.segment_id = s.id LEFT JOIN buckets b ON b.segment_id = s.id LEFT JOIN "{lane}".segment_total k ON k.segment_id = s.id
  WHERE s.id = ANY($2) AND s.lane = {number}
    AND coalesce(t.print, 0) = coalesce(b.print, 0)
-   AND coalesce(k.members, 0) = coalesce(b.n, 0) + coalesce((SELECT sum(e.members) FROM "{lane}".segment_expiry e
-         WHERE e.segment_id = s.id AND e.expires_at > k.since AND e.expires_at <= (SELECT now FROM instant)), 0)
+   AND coalesce(k.members, 0) = coalesce(b.n, 0) + coalesce((SELECT sum(CASE WHEN e.expires_at <= k.since THEN -e.members ELSE e.members END)
+         FROM "{lane}".segment_expiry e, instant i
+        WHERE e.segment_id = s.id AND e.expires_at > least(k.since, i.now) AND e.expires_at <= greatest(k.since, i.now)), 0)
 "#;
 
 /// By the rows of those segments, found by key; and by all rows of the lane, whosever they are: read as they lie, with whatever workers the server has
@@ -81,8 +82,6 @@ SELECT sum(greatest(c.reltuples, 0))::bigint, (SELECT count(*) FROM "{base}".seg
 "#;
 
 /// What differs, over the buckets still to come and the total. `$1` clock, `$2` segment.
-///
-/// A total of an instant that is to come (the clock has stepped back further than the settle time) is made one of now.
 const DIFFERENCES: &str = r#"
 instant AS MATERIALIZED (
   SELECT coalesce($1, clock_timestamp()) AS now
@@ -96,11 +95,10 @@ instant AS MATERIALIZED (
                 WHERE segment_id = $2 AND expires_at > (SELECT now FROM instant)) b ON b.expires_at = t.expires_at
    WHERE coalesce(t.n, 0) <> coalesce(b.members, 0)
 ), total_difference AS MATERIALIZED (
-  SELECT coalesce((SELECT sum(n) FROM truth), 0)
+  SELECT coalesce((SELECT sum(t.n) FROM truth t WHERE t.expires_at > coalesce(k.since, 'epoch')), 0)
          + coalesce((SELECT sum(b.members) FROM "{lane}".segment_expiry b
-                      WHERE b.segment_id = $2 AND b.expires_at <= (SELECT now FROM instant)
-                        AND b.expires_at > coalesce(k.since, 'epoch')), 0) - coalesce(k.members, 0) AS d,
-         coalesce(least(k.since, i.now), 'epoch') AS since
+                      WHERE b.segment_id = $2 AND b.expires_at <= i.now AND b.expires_at > coalesce(k.since, 'epoch')), 0)
+         - coalesce(k.members, 0) AS d
     FROM instant i LEFT JOIN "{lane}".segment_total k ON k.segment_id = $2
 )"#;
 
@@ -124,7 +122,7 @@ SELECT (extract(epoch FROM now) * 1000000)::bigint, members, drift, here FROM fo
 /// statements may.
 const ONE: Duration = Duration::from_secs(1_200);
 const BEGIN_ONE: &str = "SET LOCAL statement_timeout = '10 min'";
-const LOCK_WAIT: &str = "SET LOCAL lock_timeout = '2 s'";
+const LOCK_WAIT: &str = "SET LOCAL lock_timeout = '1 s'";
 
 /// How often a segment is looked for that moves from lane to lane.
 const TRIES: u32 = 4;
@@ -135,8 +133,8 @@ const MEND: &str = r#"
   SELECT $2, at, d FROM bucket_difference ORDER BY at
   ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members
 ), mended_total AS (
-  INSERT INTO "{lane}".segment_total AS t (segment_id, members, since) SELECT $2, d, since FROM total_difference WHERE d <> 0
-  ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members, since = EXCLUDED.since
+  INSERT INTO "{lane}".segment_total AS t (segment_id, members) SELECT $2, d FROM total_difference WHERE d <> 0
+  ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members
 )"#;
 
 /// `$1` clock, `$2` segment: compares, and notes what was found where nothing differs.

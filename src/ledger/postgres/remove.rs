@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use sqlx::{Connection, FromRow, PgConnection};
 
 use super::session::{ANSWER, over};
-use super::{PostgresLedger, partitions, timestamp};
+use super::{PostgresLedger, counters, partitions, timestamp};
 use crate::counting::{Removal, SegmentId, SegmentName};
 use crate::ledger::{LedgerError, RemovalOutcome, Removed};
 
@@ -16,7 +16,7 @@ use crate::ledger::{LedgerError, RemovalOutcome, Removed};
 /// * An ended row has the epoch in expires_at: nobody can leave then, so it is a member at no instant, even where the clock steps back.
 /// * What ended before now - settle / 2 stays for the archive: its bucket is the sweeper's.
 /// * prev_expires_at comes back only of rows that this ended, which go into the history here: the archive will not know any more.
-pub(super) const REMOVE: &str = r#"
+const REMOVE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, (extract(epoch FROM now) * 1000000)::bigint AS micros FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
 ), asked AS MATERIALIZED (
@@ -38,15 +38,7 @@ WITH instant AS MATERIALIZED (
   RETURNING m.segment_id, m.user_id, m.prev_expires_at
 ), delta AS MATERIALIZED (
   SELECT segment_id, prev_expires_at AS expires_at, -count(*) AS d FROM marked WHERE prev_expires_at IS NOT NULL GROUP BY 1, 2
-), buckets AS (
-  INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
-  SELECT segment_id, expires_at, d FROM delta ORDER BY segment_id, expires_at
-  ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members
-), totals AS (
-  INSERT INTO "{lane}".segment_total AS t (segment_id, members)
-  SELECT segment_id, sum(d)::bigint FROM delta GROUP BY 1 ORDER BY 1
-  ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members
-), kept AS (
+), {counters}, kept AS (
   INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
   SELECT k.segment_id, k.user_id, least(k.prev_expires_at, i.now), i.now FROM marked k, instant i WHERE k.prev_expires_at IS NOT NULL
 )
@@ -57,6 +49,10 @@ SELECT (SELECT micros FROM instant) AS now, coalesce(array_agg(segment_id), '{}'
                   WHERE NOT EXISTS (SELECT FROM "{base}".segment s WHERE s.id = u.segment_id AND s.lane = {number})), '{}') AS gone
   FROM marked
 "#;
+
+pub(super) fn text() -> String {
+    REMOVE.replace("{counters}", counters::MOVED)
+}
 
 #[derive(FromRow)]
 struct Answer {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::{Connection, PgConnection};
 
 use super::distributed::{self, Distribution};
+use super::session::is_lock_timeout;
 use super::{PostgresLedger, lanes, partitions};
 use crate::ledger::{LedgerError, SchemaState};
 
@@ -124,15 +126,42 @@ impl PostgresLedger {
     }
 }
 
+/// How long a migration waits for a table that somebody uses, and how often it tries again: whoever comes behind it waits as well.
+const LOCK_WAIT: &str = "SET LOCAL lock_timeout = '2 s'";
+const TRIES: u32 = 60;
+
 /// Brings one schema to the newest of its migrations, in one transaction: what it sets must stay with it, also where a pooler lends the session
 /// to others in between.
 async fn run(schema: &str, migrator: &Migrator, session: &mut PgConnection) -> Result<(), LedgerError> {
+    for _ in 1..TRIES {
+        match run_once(schema, migrator, session).await {
+            Err(
+                sqlx::migrate::MigrateError::Execute(error) | sqlx::migrate::MigrateError::ExecuteMigration(error, _),
+            ) if is_lock_timeout(&error) => {
+                tracing::info!(schema, "the migration waits for a table that is in use");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            done => return Ok(done?),
+        }
+    }
+    Ok(run_once(schema, migrator, session).await?)
+}
+
+async fn run_once(
+    schema: &str,
+    migrator: &Migrator,
+    session: &mut PgConnection,
+) -> Result<(), sqlx::migrate::MigrateError> {
     let mut transaction = session.begin().await?;
     let session = &mut *transaction;
-    // A migration may take as long as it needs.
-    sqlx::query("SET LOCAL statement_timeout = 0")
-        .execute(&mut *session)
-        .await?;
+    // A migration may take as long as it needs, and reads tables whole.
+    for setting in [
+        "SET LOCAL statement_timeout = 0",
+        "SET LOCAL enable_seqscan = on",
+        LOCK_WAIT,
+    ] {
+        sqlx::query(setting).execute(&mut *session).await?;
+    }
     // IF NOT EXISTS asks for CREATE on the database even where the schema stands: a role without it could not migrate again.
     let stands: bool = sqlx::query_scalar("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL")
         .bind(schema)

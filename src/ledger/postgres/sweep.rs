@@ -7,45 +7,49 @@ use crate::ledger::{LedgerError, Swept};
 
 /// How many buckets one statement clears.
 const CHUNK: i64 = 10_000;
-/// How many totals one statement looks at: writers wait for those that it moves.
+/// How many totals one statement moves on.
 const TOTALS: i64 = 500;
 
 /// `$1` clock: forgets the erasures whose suppression keeps nothing out any more.
 pub(super) const FORGET_SUPPRESSIONS: &str =
     "DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())";
 
-/// `$1` clock, `$2` settle (µs), `$3` the segment after which to go on, `$4` how many: takes out of totals what has ended. The last segment it looked
-/// at, null where there was none.
+/// `$1` clock, `$2` settle (µs), `$3` segments: takes out of their totals what has ended.
 ///
-/// Writers leave buckets alone from settle / 2 on, so what it adds up is settled whatever its snapshot. Locked in the order of writers.
+/// Writers leave buckets alone from settle / 2 on, so what is added up is settled, and no row is locked for it. Then totals are locked in the order of
+/// writers; one that somebody else moved on meanwhile is left as it is.
 pub(super) const ADVANCE_TOTALS: &str = r#"
 WITH past AS MATERIALIZED (
   SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' AS until
-), next AS MATERIALIZED (
-  SELECT t.segment_id, t.since FROM "{lane}".segment_total t WHERE t.segment_id > $3 ORDER BY t.segment_id LIMIT $4
+), ended AS MATERIALIZED (
+  SELECT t.segment_id, t.since, p.until, e.members
+    FROM "{lane}".segment_total t
+   CROSS JOIN past p
+   CROSS JOIN LATERAL (SELECT sum(b.members)::bigint AS members FROM "{lane}".segment_expiry b
+                        WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= p.until) e
+   WHERE t.segment_id = ANY ($3::bigint[]) AND e.members IS NOT NULL
 ), locked AS MATERIALIZED (
   SELECT t.segment_id FROM "{lane}".segment_total t
-   WHERE t.segment_id IN (SELECT n.segment_id FROM next n, past p
-                           WHERE EXISTS (SELECT FROM "{lane}".segment_expiry b
-                                          WHERE b.segment_id = n.segment_id AND b.expires_at > n.since AND b.expires_at <= p.until))
+   WHERE t.segment_id = ANY ($3::bigint[]) AND (t.segment_id, t.since) IN (SELECT e.segment_id, e.since FROM ended e)
    ORDER BY t.segment_id FOR NO KEY UPDATE OF t
-), advanced AS (
-  UPDATE "{lane}".segment_total t
-     SET since = p.until,
-         members = t.members - (SELECT coalesce(sum(b.members), 0)::bigint FROM "{lane}".segment_expiry b
-                                 WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= p.until)
-    FROM locked l, past p WHERE t.segment_id = l.segment_id AND t.since < p.until
 )
-SELECT max(segment_id) FROM next
+UPDATE "{lane}".segment_total t
+   SET since = e.until, members = t.members - e.members
+  FROM ended e
+ WHERE t.segment_id = ANY ($3::bigint[]) AND t.segment_id = e.segment_id AND t.since = e.since
+   AND t.segment_id IN (SELECT l.segment_id FROM locked l)
 "#;
 
-/// `$1` how many: clears buckets that no total holds any more. Segment by segment, since the key begins with it: a walk through the whole table for
-/// each chunk would grow with what is still to come.
+/// `$1` clock, `$2` settle (µs), `$3` how many: clears buckets that are settled and that no total holds any more. Segment by segment (`OFFSET 0` keeps it
+/// so), since the key begins with it: a walk through the whole table for each chunk would grow with what is still to come.
 pub(super) const CLEAR_BUCKETS: &str = r#"
 DELETE FROM "{lane}".segment_expiry WHERE ctid = ANY (ARRAY(
-  SELECT c.tid FROM "{lane}".segment_total t
-   CROSS JOIN LATERAL (SELECT b.ctid AS tid FROM "{lane}".segment_expiry b WHERE b.segment_id = t.segment_id AND b.expires_at <= t.since) c
-   LIMIT $1))
+  SELECT c.tid
+    FROM (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' AS until) p
+   CROSS JOIN "{lane}".segment_total t
+   CROSS JOIN LATERAL (SELECT b.ctid AS tid FROM "{lane}".segment_expiry b
+                        WHERE b.segment_id = t.segment_id AND b.expires_at <= least(t.since, p.until) OFFSET 0) c
+   LIMIT $3))
 "#;
 
 impl PostgresLedger {
@@ -64,29 +68,35 @@ impl PostgresLedger {
         Ok(Swept { counters, partitions })
     }
 
-    /// Takes what has ended out of the totals of up to `most` segments after `segment`; the last of them, `None` where there was none.
-    pub(super) async fn advance_totals(
-        &self,
-        lane: &Lane,
-        segment: i64,
-        most: i64,
-    ) -> Result<Option<i64>, LedgerError> {
-        let advancing = sqlx::query_scalar(lane.advance_totals.clone())
-            .bind(self.clock())
-            .bind(self.settle_micros())
-            .bind(segment)
-            .bind(most);
-        over!(self, STEP, session => advancing.fetch_one(&mut *session))
-    }
-
     async fn sweep_counters(&self, lane: &Lane) -> Result<i64, LedgerError> {
-        let mut after = Some(i64::MIN);
-        while let Some(segment) = after {
-            after = self.advance_totals(lane, segment, TOTALS).await?;
+        let (mut after, mut at_once) = (i64::MIN, TOTALS);
+        loop {
+            let next = sqlx::query_scalar(lane.sql(
+                "SELECT segment_id FROM \"{lane}\".segment_total WHERE segment_id > $1 ORDER BY segment_id LIMIT $2",
+            ))
+            .bind(after)
+            .bind(at_once);
+            let segments: Vec<i64> = over!(self, STEP, session => next.fetch_all(&mut *session))?;
+            let Some(last) = segments.last().copied() else { break };
+            let advancing = sqlx::query(lane.advance_totals.clone())
+                .bind(self.clock())
+                .bind(self.settle_micros())
+                .bind(segments);
+            match over!(self, STEP, session => advancing.execute(&mut *session)) {
+                // Much has ended since the last time: fewer take less.
+                Err(LedgerError::Timeout(_)) if at_once > 1 => at_once = (at_once / 4).max(1),
+                moved => {
+                    moved?;
+                    after = last;
+                }
+            }
         }
         let mut counters = 0;
         loop {
-            let clearing = sqlx::query(lane.clear_buckets.clone()).bind(CHUNK);
+            let clearing = sqlx::query(lane.clear_buckets.clone())
+                .bind(self.clock())
+                .bind(self.settle_micros())
+                .bind(CHUNK);
             let cleared = over!(self, STEP, session => clearing.execute(&mut *session))?;
             let cleared = i64::try_from(cleared.rows_affected()).unwrap_or(i64::MAX);
             counters += cleared;

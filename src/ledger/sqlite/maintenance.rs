@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::SqliteConnection;
 
-use super::{NOW, SqliteLedger, text, timestamp};
+use super::{NOW, SqliteLedger, json, text, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError, Recount, Swept};
 
@@ -12,24 +12,34 @@ use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError, Recount, Swept};
 const ROWS: i64 = 100_000;
 /// How many buckets one statement of the sweep clears.
 const SWEEP_CHUNK: i64 = 10_000;
-/// How many totals one transaction of the sweep looks at.
+/// How many totals one statement of the sweep moves on.
 const TOTALS: i64 = 500;
 
-/// `?1` the latest segment of those to look at, `?2` the one after which they begin, `?3` until when: takes out of totals what has ended.
-const ADVANCE_TOTALS: &str = "
-UPDATE segment_total AS t
-   SET since = ?3,
-       members = members - (SELECT coalesce(sum(b.members), 0) FROM segment_expiry b
-                             WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= ?3)
- WHERE t.segment_id > ?2 AND t.segment_id <= ?1
-   AND EXISTS (SELECT 1 FROM segment_expiry b WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= ?3)";
-
-/// `?1` how many: clears buckets that no total holds any more.
-const CLEAR_BUCKETS: &str = "
-DELETE FROM segment_expiry WHERE (segment_id, expires_at) IN (
-  SELECT b.segment_id, b.expires_at FROM segment_total t JOIN segment_expiry b ON b.segment_id = t.segment_id AND b.expires_at <= t.since LIMIT ?1)";
 /// A day, in microseconds.
 const DAY: i64 = 86_400_000_000;
+
+/// `?1` clock, `?2` settle (µs), `?3` a JSON list of segments: takes out of their totals what has ended.
+pub(super) fn advance_totals() -> String {
+    format!(
+        "UPDATE segment_total AS t
+            SET since = p.until,
+                members = members - (SELECT sum(b.members) FROM segment_expiry b
+                                      WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= p.until)
+           FROM (SELECT {NOW} - ?2 AS until) p
+          WHERE t.segment_id IN (SELECT value FROM json_each(?3))
+            AND EXISTS (SELECT 1 FROM segment_expiry b
+                         WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= p.until)"
+    )
+}
+
+/// `?1` clock, `?2` settle (µs), `?3` how many: clears buckets that are settled and that no total holds any more.
+fn clear_buckets() -> String {
+    format!(
+        "DELETE FROM segment_expiry WHERE (segment_id, expires_at) IN (
+           SELECT b.segment_id, b.expires_at
+             FROM segment_total t JOIN segment_expiry b ON b.segment_id = t.segment_id AND b.expires_at <= min(t.since, {NOW} - ?2) LIMIT ?3)"
+    )
+}
 
 impl SqliteLedger {
     pub(super) async fn archive_one_batch(
@@ -97,12 +107,27 @@ impl SqliteLedger {
 
     pub(super) async fn sweep_past(&self, keep_days: u32) -> Result<Swept, LedgerError> {
         let mut counters = 0;
-        let mut after = Some(i64::MIN);
-        while let Some(segment) = after {
-            after = self.advance_totals(segment, TOTALS).await?;
+        let mut after = i64::MIN;
+        loop {
+            let next = "SELECT segment_id FROM segment_total WHERE segment_id > ?1 ORDER BY segment_id LIMIT ?2";
+            let segments: Vec<i64> = sqlx::query_scalar(next)
+                .bind(after)
+                .bind(TOTALS)
+                .fetch_all(&self.readers)
+                .await?;
+            let Some(last) = segments.last() else { break };
+            after = *last;
+            sqlx::query(text(advance_totals()))
+                .bind(self.clock())
+                .bind(self.settle_micros())
+                .bind(json(&segments)?)
+                .execute(&self.writer)
+                .await?;
         }
         loop {
-            let cleared = sqlx::query(CLEAR_BUCKETS)
+            let cleared = sqlx::query(text(clear_buckets()))
+                .bind(self.clock())
+                .bind(self.settle_micros())
                 .bind(SWEEP_CHUNK)
                 .execute(&self.writer)
                 .await?
@@ -140,27 +165,6 @@ impl SqliteLedger {
         })
     }
 
-    /// Takes what has ended out of the totals of up to `most` segments after `segment`; the last of them, `None` where there was none.
-    pub(super) async fn advance_totals(&self, segment: i64, most: i64) -> Result<Option<i64>, LedgerError> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let until = self.instant(&mut transaction).await? - self.settle_micros();
-        let last: Option<i64> = sqlx::query_scalar(
-            "SELECT max(segment_id) FROM (SELECT segment_id FROM segment_total WHERE segment_id > ?1 ORDER BY segment_id LIMIT ?2)",
-        )
-        .bind(segment)
-        .bind(most)
-        .fetch_one(&mut *transaction)
-        .await?;
-        sqlx::query(ADVANCE_TOTALS)
-            .bind(last)
-            .bind(segment)
-            .bind(until)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(last)
-    }
-
     pub(super) async fn longest_unchecked(&self, limit: u32) -> Result<Vec<SegmentId>, LedgerError> {
         let ids: Vec<i64> = sqlx::query_scalar("SELECT id FROM segment ORDER BY recounted_at NULLS FIRST, id LIMIT ?1")
             .bind(i64::from(limit))
@@ -181,7 +185,7 @@ impl SqliteLedger {
         .await?;
         let members = truth.iter().map(|(_, n)| n).sum();
         let drift = mend_buckets(segment, now, &truth, &mut transaction).await?
-            + mend_total(segment, now, members, &mut transaction).await?;
+            + mend_total(segment, now, &truth, &mut transaction).await?;
         sqlx::query(
             "INSERT INTO segment_history (segment_id, at, members) SELECT id, ?2, ?3 FROM segment WHERE id = ?1",
         )
@@ -237,12 +241,11 @@ async fn mend_buckets(
     Ok(differences.values().map(|difference| difference.abs()).sum())
 }
 
-/// Compares the total with the members and those who have left since, sets it right, and answers by how much it differed. One of an instant that is to
-/// come (the clock has stepped back further than the settle time) is made one of now.
+/// Compares the total with the members and those who have left since it was moved on, sets it right, and answers by how much it differed.
 async fn mend_total(
     segment: SegmentId,
     now: i64,
-    members: i64,
+    truth: &[(i64, i64)],
     session: &mut SqliteConnection,
 ) -> Result<i64, LedgerError> {
     let (counted, since): (i64, i64) = sqlx::query_as("SELECT members, since FROM segment_total WHERE segment_id = ?1")
@@ -258,14 +261,21 @@ async fn mend_total(
     .bind(now)
     .fetch_one(&mut *session)
     .await?;
-    let difference = members + left - counted;
+    let ahead: i64 = truth
+        .iter()
+        .filter(|(end, _)| *end > since)
+        .map(|(_, members)| members)
+        .sum();
+    let difference = ahead + left - counted;
     if difference != 0 {
-        sqlx::query("INSERT OR REPLACE INTO segment_total (segment_id, members, since) VALUES (?1, ?2, ?3)")
-            .bind(segment.0)
-            .bind(members + left)
-            .bind(since.min(now))
-            .execute(&mut *session)
-            .await?;
+        sqlx::query(
+            "INSERT INTO segment_total (segment_id, members) VALUES (?1, ?2)
+             ON CONFLICT (segment_id) DO UPDATE SET members = segment_total.members + excluded.members",
+        )
+        .bind(segment.0)
+        .bind(difference)
+        .execute(&mut *session)
+        .await?;
     }
     Ok(difference.abs())
 }

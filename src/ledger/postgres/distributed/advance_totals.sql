@@ -1,24 +1,22 @@
--- What `sweep.rs` takes out of totals. Runs on the machine of the lane.
-CREATE OR REPLACE FUNCTION "{lane}".advance_totals(clock timestamptz, settle bigint, after_segment bigint, most bigint) RETURNS bigint
+-- What `sweep.rs` takes out of totals. Runs on the machine of the lane. What is added up is settled, so no row is locked for it.
+CREATE OR REPLACE FUNCTION "{lane}".advance_totals(clock timestamptz, settle bigint, asked bigint[]) RETURNS void
 LANGUAGE plpgsql SET plan_cache_mode = auto SET enable_seqscan = off SET jit = off SET timezone = 'UTC' AS $function$
 DECLARE
   past timestamptz;
-  last_segment bigint;
-  locked bigint[];
+  ended_segments bigint[]; ended_since timestamptz[]; ended bigint[];
+  one record;
 BEGIN
   past := coalesce(clock, clock_timestamp()) - settle * interval '1 microsecond';
-  SELECT max(n.segment_id) INTO last_segment
-    FROM (SELECT t.segment_id FROM "{lane}".segment_total t WHERE t.segment_id > after_segment ORDER BY t.segment_id LIMIT most) n;
-  SELECT array_agg(l.segment_id) INTO locked
-    FROM (SELECT t.segment_id FROM "{lane}".segment_total t
-           WHERE t.segment_id > after_segment AND t.segment_id <= last_segment
-             AND EXISTS (SELECT FROM "{lane}".segment_expiry e
-                          WHERE e.segment_id = t.segment_id AND e.expires_at > t.since AND e.expires_at <= past)
-           ORDER BY t.segment_id FOR NO KEY UPDATE OF t) l;
-  UPDATE "{lane}".segment_total t
-     SET since = past,
-         members = t.members - (SELECT coalesce(sum(e.members), 0)::bigint FROM "{lane}".segment_expiry e
-                                 WHERE e.segment_id = t.segment_id AND e.expires_at > t.since AND e.expires_at <= past)
-   WHERE t.segment_id = ANY (locked) AND t.since < past;
-  RETURN last_segment;
+  SELECT array_agg(e.segment_id ORDER BY e.segment_id), array_agg(e.since ORDER BY e.segment_id), array_agg(e.members ORDER BY e.segment_id)
+    INTO ended_segments, ended_since, ended
+    FROM (SELECT t.segment_id, t.since,
+                 (SELECT sum(b.members)::bigint FROM "{lane}".segment_expiry b
+                   WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= past) AS members
+            FROM "{lane}".segment_total t WHERE t.segment_id = ANY (asked)) e
+   WHERE e.members IS NOT NULL;
+  FOR one IN
+    SELECT e.segment_id, e.since, e.members FROM unnest(ended_segments, ended_since, ended) AS e(segment_id, since, members) ORDER BY e.segment_id
+  LOOP
+    UPDATE "{lane}".segment_total SET since = past, members = members - one.members WHERE segment_id = one.segment_id AND since = one.since;
+  END LOOP;
 END $function$

@@ -28,9 +28,12 @@ const OF_LANE: [(&str, Option<&str>); 7] = [
     (include_str!("recount.sql"), None),
     (
         include_str!("advance_totals.sql"),
-        Some("advance_totals(timestamptz, bigint, bigint, bigint)"),
+        Some("advance_totals(timestamptz, bigint, bigint[])"),
     ),
-    (include_str!("clear_buckets.sql"), Some("clear_buckets(bigint)")),
+    (
+        include_str!("clear_buckets.sql"),
+        Some("clear_buckets(timestamptz, bigint, bigint)"),
+    ),
 ];
 
 /// What the versions before had for spans, and for buckets by another name.

@@ -5,7 +5,7 @@ CREATE OR REPLACE FUNCTION "{lane}".recount(
 LANGUAGE plpgsql SET plan_cache_mode = auto SET enable_seqscan = off SET jit = off SET timezone = 'UTC' AS $function$
 DECLARE
   instant timestamptz;
-  bucket_ends timestamptz[]; bucket_members bigint[]; total_moves bigint; total_since timestamptz;
+  bucket_ends timestamptz[]; bucket_members bigint[]; total_moves bigint;
 BEGIN
   WITH instant AS MATERIALIZED (
     SELECT coalesce(clock, clock_timestamp()) AS now
@@ -19,19 +19,18 @@ BEGIN
                   WHERE k.segment_id = recounted AND k.expires_at > (SELECT now FROM instant)) b ON b.expires_at = t.expires_at
      WHERE coalesce(t.n, 0) <> coalesce(b.members, 0)
   ), total_difference AS MATERIALIZED (
-    SELECT (coalesce((SELECT sum(n) FROM truth), 0)
+    SELECT (coalesce((SELECT sum(u.n) FROM truth u WHERE u.expires_at > coalesce(k.since, 'epoch')), 0)
             + coalesce((SELECT sum(e.members) FROM "{lane}".segment_expiry e
-                         WHERE e.segment_id = recounted AND e.expires_at <= (SELECT now FROM instant)
-                           AND e.expires_at > coalesce(k.since, 'epoch')), 0) - coalesce(k.members, 0))::bigint AS d,
-           coalesce(least(k.since, i.now), 'epoch') AS since
+                         WHERE e.segment_id = recounted AND e.expires_at <= i.now AND e.expires_at > coalesce(k.since, 'epoch')), 0)
+            - coalesce(k.members, 0))::bigint AS d
       FROM instant i LEFT JOIN "{lane}".segment_total k ON k.segment_id = recounted
   )
   SELECT i.now, (extract(epoch FROM i.now) * 1000000)::bigint, coalesce((SELECT sum(n) FROM truth), 0)::bigint,
          (coalesce((SELECT sum(abs(d)) FROM bucket_difference), 0) + (SELECT abs(d) FROM total_difference))::bigint,
          EXISTS (SELECT FROM "{base}".segment s WHERE s.id = recounted AND s.lane = {number}),
          (SELECT array_agg(b.at) FROM bucket_difference b), (SELECT array_agg(b.d) FROM bucket_difference b),
-         t.d, t.since
-    INTO instant, at, members, drift, here, bucket_ends, bucket_members, total_moves, total_since
+         t.d
+    INTO instant, at, members, drift, here, bucket_ends, bucket_members, total_moves
     FROM instant i, total_difference t;
   IF mend AND bucket_ends IS NOT NULL THEN
     INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
@@ -41,8 +40,8 @@ BEGIN
     ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members;
   END IF;
   IF mend AND total_moves <> 0 THEN
-    INSERT INTO "{lane}".segment_total AS t (segment_id, members, since) VALUES (recounted, total_moves, total_since)
-    ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members, since = EXCLUDED.since;
+    INSERT INTO "{lane}".segment_total AS t (segment_id, members) VALUES (recounted, total_moves)
+    ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members;
   END IF;
   IF here AND (mend OR drift = 0) THEN
     INSERT INTO "{base}".segment_history (segment_id, at, members) VALUES (recounted, instant, recount.members);

@@ -191,11 +191,18 @@ impl Move<'_> {
             .bind(LANE_CHANGE_LOCK)
             .execute(&mut *session)
             .await?;
-        // Writers take their lock on the table before the snapshot that they read by: who waits here will see where the segment lives. The sweep and
-        // the recount move counters without one on the memberships: buckets and total are to be copied as of one instant.
-        sqlx::query(self.sql(
-            "LOCK TABLE \"{lane}\".membership, \"{lane}\".segment_expiry, \"{lane}\".segment_total IN SHARE ROW EXCLUSIVE MODE",
-        ))
+        // Writers take their lock on the table before the snapshot that they read by: who waits here will see where the segment lives.
+        sqlx::query(self.sql("LOCK TABLE \"{lane}\".membership IN SHARE ROW EXCLUSIVE MODE"))
+            .execute(&mut *session)
+            .await?;
+        // The sweep and the recount move counters without a lock on the memberships, and buckets and total are to be copied as of one instant. Writers
+        // wait meanwhile, so that is not waited for as long again.
+        sqlx::query("SET LOCAL lock_timeout = '200ms'")
+            .execute(&mut *session)
+            .await?;
+        sqlx::query(
+            self.sql("LOCK TABLE \"{lane}\".segment_expiry, \"{lane}\".segment_total IN SHARE ROW EXCLUSIVE MODE"),
+        )
         .execute(&mut *session)
         .await?;
         loop {

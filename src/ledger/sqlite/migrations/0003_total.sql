@@ -5,7 +5,7 @@
 ALTER TABLE segment_bucket RENAME TO segment_expiry;
 
 -- What all buckets of a segment hold that end after `since`: its members, and those who have left since then. Moved with the buckets, in the same
--- transaction; the sweep alone moves `since`, and a count that finds it long ago.
+-- transaction. The sweep moves `since`, and so does a count that finds many buckets behind it.
 CREATE TABLE segment_total (
   segment_id INTEGER PRIMARY KEY,
   members    INTEGER NOT NULL,

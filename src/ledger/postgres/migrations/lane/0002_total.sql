@@ -10,7 +10,7 @@ BEGIN
 END $rename$;
 
 -- What all buckets of a segment hold that end after `since`: its members, and those who have left since then. Moved with the buckets, in the same
--- transaction; the sweep alone moves `since`, and a count that finds it long ago.
+-- transaction. The sweep moves `since`, and so does a count that finds many buckets behind it.
 CREATE TABLE segment_total (
   segment_id bigint PRIMARY KEY,
   members    bigint NOT NULL,
@@ -18,5 +18,18 @@ CREATE TABLE segment_total (
 ) WITH (fillfactor = 50);
 
 INSERT INTO segment_total (segment_id, members) SELECT segment_id, sum(members) FROM segment_expiry GROUP BY segment_id;
+
+-- Whoever might use the spans may use the totals: a role that serves need not own the tables.
+DO $grants$
+DECLARE
+  held record;
+BEGIN
+  FOR held IN
+    SELECT a.privilege_type, CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
+      FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = 'segment_span'::regclass AND a.grantee <> c.relowner
+  LOOP
+    EXECUTE format('GRANT %s ON segment_total TO %s', held.privilege_type, held.grantee);
+  END LOOP;
+END $grants$;
 
 DROP TABLE segment_span;
