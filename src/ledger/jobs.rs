@@ -118,7 +118,7 @@ pub struct Recount {
     pub segment: SegmentId,
     /// Its members by the memberships themselves.
     pub members: i64,
-    /// The sum of the absolute differences over the counters still to come: 0 unless something is broken.
+    /// The sum of the absolute differences over the buckets still to come and the total: 0 unless something is broken.
     pub drift: i64,
     /// The instant.
     pub as_of: Timestamp,

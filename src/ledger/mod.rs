@@ -143,8 +143,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`LedgerError`] says why it would not serve (away, read-only, `fsync` off …).
     async fn check(&self) -> Result<(), LedgerError>;
 
-    /// Moves up to `limit` memberships that ended before now - settle from the table into the history, in one statement, from `cursor` on.
-    /// `None` begins a pass; [`ArchiveBatch::next`] of `None` ends it. Any number at once is safe.
+    /// Moves memberships that ended before now - settle from the table into the history, from `cursor` on, up to about `limit` of them in a transaction
+    /// and for about a second. A crash a moment later may take back whole transactions, but none that something was committed after by this ledger
+    /// with an answer, such as [`Ledger::job_progress`]. `None` begins a pass; [`ArchiveBatch::next`] of `None` ends it. Any number at once is safe.
     ///
     /// # Errors
     /// [`LedgerError`]
@@ -177,7 +178,7 @@ pub trait Ledger: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Recounts segments from their memberships, in one short snapshot where their counters agree; compares every counter still to come, mends
+    /// Recounts segments from their memberships, in one short snapshot where their counters agree; compares every bucket still to come and the total, mends
     /// what differs under a lock, stores each count as a point of the trend, and notes when it was done. Answers in the order of `segments`.
     ///
     /// # Errors

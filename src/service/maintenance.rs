@@ -49,7 +49,7 @@ pub struct ArchiveOptions {
     pub timeout: Duration,
     /// Whether to refuse while another runs. Any number at once is safe.
     pub exclusive: bool,
-    /// Ends it between two batches.
+    /// Ends it within a second or so, between two calls of the ledger.
     pub stop: CancellationToken,
 }
 

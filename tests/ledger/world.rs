@@ -206,7 +206,7 @@ impl Place {
     }
 
     /// A number by a statement behind the ledger's back; `{base}` and `{lane}` stand for its schemas. Where there are several lanes, the sum.
-    async fn number(&self, sql: &str) -> i64 {
+    pub async fn number(&self, sql: &str) -> i64 {
         match self.kind {
             Kind::Sqlite => {
                 let mut connection = SqliteConnection::connect(&format!("sqlite://{}", self.file.display()))
