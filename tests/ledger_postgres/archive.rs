@@ -91,7 +91,7 @@ async fn what_is_noted_of_an_archive_survives_a_crash_a_moment_later() {
     let url = server.database().await;
     let ledger = full_of_what_ended(&url, 40_000).await;
     let job = ledger.begin_job(Job::Archive, true).await.unwrap().unwrap();
-    let (moved, more) = steps(&ledger, 8).await;
+    let (moved, more) = steps(&ledger, 4).await;
     assert!(moved > 10_000 && more.is_some(), "many batches at once: {moved}");
     let report = JobReport {
         processed: moved,

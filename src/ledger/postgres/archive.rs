@@ -30,6 +30,8 @@ const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'";
 /// A session that waits for its client and its disk with every batch pauses every few milliseconds, and as often as it goes on the system gives it a
 /// slice of its processor that nothing else may cut short: counts had to wait for those. One that hardly ever pauses makes way as soon as anything wakes.
 const AT_ONCE: usize = 32;
+/// How many at first: half a second's work, and no more than a step may take where each takes seconds.
+pub(super) const FIRST: usize = 16;
 /// How long a text may take; one that took longer is followed by a shorter one.
 const TEXT: Duration = Duration::from_secs(1);
 /// What begins each of them. None waits for the disk: a crash takes back whole batches, which the next run moves again. What is noted of a job is

@@ -108,7 +108,7 @@ impl PostgresLedger {
             erasures: Semaphore::new(ERASURES_AT_ONCE),
             partitions_seen: Mutex::default(),
             late: Late::default(),
-            archive_at_once: AtomicUsize::new(1),
+            archive_at_once: AtomicUsize::new(archive::FIRST),
             distributed,
             probe: connect::Probe::default(),
         })
