@@ -36,6 +36,9 @@ const OF_LANE: [(&str, Option<&str>); 7] = [
     ),
 ];
 
+/// What several of them do in the end.
+const COUNTERS: &str = include_str!("counters.sql");
+
 /// What the versions before had for spans, and for buckets by another name.
 const NO_LONGER: [&str; 2] = [
     "sweep_segment_bucket(timestamptz, bigint, bigint)",
@@ -158,7 +161,8 @@ impl<'a> Distribution<'a> {
             forget_local_rows(session, &format!("\"{schema}\".{table}")).await?;
         }
         let fill = |text: &str| {
-            text.replace("{base}", &self.ledger.base)
+            text.replace("{counters}", COUNTERS.trim_end())
+                .replace("{base}", &self.ledger.base)
                 .replace("{lane}", &schema)
                 .replace("{number}", &number.to_string())
                 .replace("{writers}", &WRITERS_LOCK.to_string())

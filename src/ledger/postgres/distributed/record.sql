@@ -90,7 +90,7 @@ BEGIN
       END LOOP;
     END IF;
   END IF;
-  -- What moved, by bucket; then by segment.
+  -- What moved, by bucket.
   SELECT array_agg(d.segment_id), array_agg(d.expires_at), array_agg(d.members) INTO counted_segments, counted_ends, counted
     FROM (SELECT c.segment_id, c.expires_at, sum(c.members) AS members
             FROM (SELECT a.segment_id, a.expires_at, 1 AS members FROM unnest(moved_segments, moved_ends) AS a(segment_id, expires_at)
@@ -98,35 +98,7 @@ BEGIN
                   SELECT a.segment_id, a.expires_at, -1 FROM unnest(moved_segments, moved_old) AS a(segment_id, expires_at)
                    WHERE a.expires_at > instant - half_settle * interval '1 microsecond') c
            GROUP BY 1, 2 HAVING sum(c.members) <> 0) d;
-  IF counted IS NOT NULL THEN
-    INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
-    SELECT d.segment_id, d.expires_at, d.members
-      FROM unnest(counted_segments, counted_ends, counted) AS d(segment_id, expires_at, members), "{base}".removal_epoch
-     ORDER BY d.segment_id, d.expires_at
-    ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members;
-    -- A total holds no bucket that ends by its `since`. Where one has ended, the totals are locked before that is asked.
-    IF EXISTS (SELECT FROM unnest(counted_ends) AS c(ends) WHERE c.ends <= instant) THEN
-      FOR one IN
-        SELECT t.segment_id, t.since FROM "{lane}".segment_total t WHERE t.segment_id = ANY (counted_segments)
-         ORDER BY t.segment_id FOR NO KEY UPDATE
-      LOOP
-        SELECT array_agg(c.segment_id), array_agg(c.ends), array_agg(c.members) INTO counted_segments, counted_ends, counted
-          FROM unnest(counted_segments, counted_ends, counted) AS c(segment_id, ends, members)
-         WHERE c.segment_id <> one.segment_id OR c.ends > one.since;
-      END LOOP;
-    END IF;
-    SELECT array_agg(d.segment_id), array_agg(d.members) INTO counted_segments, counted
-      FROM (SELECT c.segment_id, sum(c.members) AS members
-              FROM unnest(counted_segments, counted) AS c(segment_id, members)
-             GROUP BY 1 HAVING sum(c.members) <> 0) d;
-  END IF;
-  IF counted IS NOT NULL THEN
-    INSERT INTO "{lane}".segment_total AS t (segment_id, members)
-    SELECT d.segment_id, d.members
-      FROM unnest(counted_segments, counted) AS d(segment_id, members), "{base}".removal_epoch
-     ORDER BY d.segment_id
-    ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members;
-  END IF;
+{counters}
   SELECT coalesce(array_agg((extract(epoch FROM o.old) * 1000000)::bigint ORDER BY o.ordinal), '{}') INTO moved_from
     FROM unnest(moved_old) WITH ORDINALITY AS o(old, ordinal);
 END $function$

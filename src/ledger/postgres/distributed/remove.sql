@@ -59,32 +59,7 @@ BEGIN
   IF counted IS NULL THEN
     RETURN;
   END IF;
-  INSERT INTO "{lane}".segment_expiry AS b (segment_id, expires_at, members)
-  SELECT d.segment_id, d.expires_at, d.members
-    FROM unnest(counted_segments, counted_ends, counted) AS d(segment_id, expires_at, members), "{base}".removal_epoch
-   ORDER BY d.segment_id, d.expires_at
-  ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members;
-  -- A total holds no bucket that ends by its `since`. Where one has ended, the totals are locked before that is asked.
-  IF EXISTS (SELECT FROM unnest(counted_ends) AS c(ends) WHERE c.ends <= instant) THEN
-    FOR one IN
-      SELECT t.segment_id, t.since FROM "{lane}".segment_total t WHERE t.segment_id = ANY (counted_segments)
-       ORDER BY t.segment_id FOR NO KEY UPDATE
-    LOOP
-      SELECT array_agg(c.segment_id), array_agg(c.ends), array_agg(c.members) INTO counted_segments, counted_ends, counted
-        FROM unnest(counted_segments, counted_ends, counted) AS c(segment_id, ends, members)
-       WHERE c.segment_id <> one.segment_id OR c.ends > one.since;
-    END LOOP;
-  END IF;
-  IF counted IS NOT NULL THEN
-    SELECT array_agg(d.segment_id), array_agg(d.members) INTO counted_segments, counted
-      FROM (SELECT c.segment_id, sum(c.members) AS members
-              FROM unnest(counted_segments, counted) AS c(segment_id, members) GROUP BY 1) d;
-    INSERT INTO "{lane}".segment_total AS t (segment_id, members)
-    SELECT d.segment_id, d.members
-      FROM unnest(counted_segments, counted) AS d(segment_id, members), "{base}".removal_epoch
-     ORDER BY d.segment_id
-    ON CONFLICT (segment_id) DO UPDATE SET members = t.members + EXCLUDED.members;
-  END IF;
+{counters}
   INSERT INTO "{lane}".membership_history (segment_id, user_id, expires_at, archived_at)
   SELECT k.segment_id, k.user_id, least(k.expires_at, instant), instant
     FROM unnest(segments, users, old_ends) AS k(segment_id, user_id, expires_at), "{base}".removal_epoch
