@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::{Connection, FromRow};
+use sqlx::{Connection, FromRow, PgConnection};
 
 use super::lanes::Home;
 use super::session::{ANSWER, over};
@@ -203,12 +203,25 @@ impl PostgresLedger {
             .bind(segment.description.as_deref());
         over!(self, ANSWER, session => async {
             let mut transaction = session.begin().await?;
+            self.alone_where_distributed(&mut transaction).await?;
             let created: bool = putting.fetch_one(&mut *transaction).await?;
             // A pair that was known to change nothing may change something by another window.
             self.raise_epoch(&mut transaction).await?;
             transaction.commit().await?;
             Ok::<_, LedgerError>(created)
         })
+    }
+
+    /// Citus writes the copies of a small table one after another, each by a snapshot of its own: of a segment that is made and deleted at once, one
+    /// machine would keep what another has deleted. So there one waits for the other, in a statement of its own: the next one's snapshots are younger.
+    async fn alone_where_distributed(&self, session: &mut PgConnection) -> Result<(), LedgerError> {
+        if self.all_lanes().await?.distributed {
+            sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                .bind(CREATION_LOCK)
+                .execute(session)
+                .await?;
+        }
+        Ok(())
     }
 
     /// The name is free from the commit on; the rows are cleared away later, by [`PostgresLedger::clear_deleted`].
@@ -227,6 +240,7 @@ impl PostgresLedger {
         .bind(name.as_str());
         let id: Option<i64> = over!(self, ANSWER, session => async {
             let mut transaction = session.begin().await?;
+            self.alone_where_distributed(&mut transaction).await?;
             let id = deleting.fetch_optional(&mut *transaction).await?;
             if id.is_some() {
                 self.raise_epoch(&mut transaction).await?;
