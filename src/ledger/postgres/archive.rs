@@ -27,8 +27,8 @@ const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '100ms'";
 
 /// How many batches are sent as one text at most.
 ///
-/// A session that waits for its client and its disk with every batch pauses every few milliseconds, and as often as it goes on the system gives it a
-/// slice of its processor that nothing else may cut short: counts had to wait for those. One that hardly ever pauses makes way as soon as anything wakes.
+/// Counts on the same processors waited for a session that paused with every batch, for its client and its disk, and hardly do for one that goes on:
+/// docs/performance.md has what was measured.
 const AT_ONCE: usize = 32;
 /// How many at first: half a second's work, and no more than a step may take where each takes seconds.
 pub(super) const FIRST: usize = 16;

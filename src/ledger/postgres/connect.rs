@@ -97,7 +97,7 @@ impl PostgresOptions {
 
     pub(super) fn connect_options(&self, settings: &Settings) -> PgConnectOptions {
         let connect = self.connect.clone().application_name("segment-counter");
-        // A statement that takes long is told by our metrics; it would be logged with its text, and that of an archive is tens of KiB.
+        // One that takes a second would be logged with its text, and that of an archive is tens of KiB and takes about so long.
         connect
             .options(pooled::session_settings(settings))
             .disable_statement_logging()

@@ -14,8 +14,8 @@ use crate::ledger::{Count, LedgerError};
 /// `$1` clock, `$2` segment ids, `$3` settle (µs).
 ///
 /// * The members of a segment at `now`: its total, less the buckets that have ended since the instant that the total is of; or with those that are to
-///   end until then, where the clock has stepped back behind it. `LIMIT 1` keeps them a
-///   look-up for each segment: pulled up into a join, the planner reads every counter of every segment.
+///   end until then, where the clock has stepped back behind it. `LIMIT 1` keeps them a look-up for each segment: pulled up into a join, the planner
+///   reads every counter of every segment.
 /// * How many of those are settled comes back too: see [`Late`](crate::ledger::late::Late).
 /// * The instant is evaluated inside the statement and so after its snapshot. Never `now()`: the transaction's start lies before the snapshot, and a
 ///   member that moved between the two would be counted twice.
@@ -33,7 +33,7 @@ SELECT i.micros, coalesce(c.members, 0), coalesce(c.settled, 0), EXISTS (SELECT 
           CROSS JOIN LATERAL (SELECT coalesce(sum(CASE WHEN b.expires_at <= t.since THEN -b.members ELSE b.members END), 0)::bigint AS members,
                                       count(*) FILTER (WHERE b.expires_at <= i.now - $3 * interval '1 microsecond') AS settled
                                  FROM "{lane}".segment_expiry b
-                               WHERE b.segment_id = t.segment_id
+                                WHERE b.segment_id = t.segment_id
                                   AND b.expires_at > least(t.since, i.now) AND b.expires_at <= greatest(t.since, i.now)) e
           WHERE t.segment_id = s.id LIMIT 1) c ON true
  ORDER BY s.ordinal
