@@ -173,7 +173,7 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> Beside
     };
     let request = Request::get("/v1/segments/counted-1/count?max_staleness_ms=0");
     let p99 = async || {
-        let answers = offer.make(&service.url, &request).await;
+        let answers = offer.make_by_one_thread(&service.url, &request).await;
         assert_eq!(answers.failed, 0, "a count was answered otherwise, or not at all");
         if !answers.all_accepted() {
             let (refused, unsent) = (answers.refused.count(), answers.unsent);

@@ -111,6 +111,20 @@ struct Shared {
 }
 
 impl Offer {
+    /// Makes it by one thread, where so little is offered that several would mostly wake each other.
+    pub async fn make_by_one_thread(self, url: &str, request: &Request) -> Answers {
+        let (url, request) = (url.to_owned(), request.clone());
+        tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(self.make(&url, &request))
+        })
+        .await
+        .expect("no panic")
+    }
+
     /// Makes it, and waits for every answer.
     pub async fn make(self, url: &str, request: &Request) -> Answers {
         let all = (self.per_second * self.seconds) as usize;

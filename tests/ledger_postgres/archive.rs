@@ -104,3 +104,80 @@ async fn what_is_noted_of_an_archive_survives_a_crash_a_moment_later() {
     assert_eq!(steps(&ledger, 1_000).await, (40_000 - moved, None));
     assert_eq!(kept(&url).await, (40_000, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_among_the_moves_is_told_and_spoils_neither_them_nor_the_session() {
+    let url = server().database().await;
+    let ledger = full_of_what_ended(&url, 40_000).await;
+    let (before, cursor) = steps(&ledger, 1).await;
+    assert!(
+        cursor.is_some_and(|cursor| cursor.full > 0),
+        "the next is a text of many moves"
+    );
+    let refusing = "ALTER TABLE segment_counter_lane_0.membership_history ADD CONSTRAINT refusing CHECK (user_id <> '2900') NOT VALID";
+    execute(&url, refusing).await;
+    for _ in 0..3 {
+        let error = ledger.archive_batch(cursor, BATCH).await.unwrap_err();
+        assert!(error.to_string().contains("refusing"), "{error}");
+    }
+    let (moved, twice) = kept(&url).await;
+    assert!(
+        moved > before && moved < 2_900 + 200,
+        "what came before it was moved: {before}, {moved}"
+    );
+    assert_eq!(twice, 0);
+    execute(
+        &url,
+        "ALTER TABLE segment_counter_lane_0.membership_history DROP CONSTRAINT refusing",
+    )
+    .await;
+    assert_eq!(steps(&ledger, 1_000).await, (40_000 - moved, None));
+    assert_eq!(kept(&url).await, (40_000, 0));
+    let ledger = super::ledger(&url, None);
+    assert_eq!(ledger.record(&[pair("stays")]).await.unwrap().pairs.len(), 1);
+}
+
+#[tokio::test]
+async fn a_sweep_clears_what_has_ended_of_many_segments_and_nothing_else() {
+    let url = server().database().await;
+    let ledger = ledger(&url, None);
+    ledger.migrate().await.unwrap();
+    // More than a statement clears: of the first and the last segment nothing, of one more than that by itself.
+    execute(
+        &url,
+        "INSERT INTO segment_counter.segment (name, from_pair, created_at) SELECT 's-' || n, false, now() FROM generate_series(1, 40) n;
+         INSERT INTO segment_counter_lane_0.segment_expiry (segment_id, expires_at, members)
+         SELECT s.id, date_trunc('minute', now()) + interval '1 minute' * (m - p.past), 2
+           FROM segment_counter.segment s
+          CROSS JOIN LATERAL (SELECT CASE s.name WHEN 's-1' THEN 0 WHEN 's-40' THEN 0 WHEN 's-20' THEN 15000 ELSE 700 END AS past) p
+          CROSS JOIN LATERAL generate_series(-10, p.past + 5) m;
+         INSERT INTO segment_counter_lane_0.segment_total (segment_id, members)
+         SELECT segment_id, sum(members) FROM segment_counter_lane_0.segment_expiry GROUP BY 1",
+    )
+    .await;
+    let all = ledger.least_recently_recounted(100).await.unwrap();
+    let counts = async || -> Vec<i64> {
+        ledger
+            .count(&all)
+            .await
+            .unwrap()
+            .iter()
+            .map(|count| count.members)
+            .collect()
+    };
+    assert_eq!(counts().await, vec![10; 40]);
+    let past =
+        "SELECT count(*) FROM segment_counter_lane_0.segment_expiry WHERE expires_at <= now() - interval '10 minutes'";
+    let (ended,): (i64,) = ask(&url, past).await;
+    let swept = ledger.sweep(30).await.unwrap();
+    let (left,): (i64,) = ask(&url, past).await;
+    assert!(ended > 40_000 && left <= 40, "{ended}, {left}");
+    assert!(
+        (ended - left - swept.counters).abs() <= 40,
+        "{ended}, {left}, {swept:?}"
+    );
+    assert_eq!(counts().await, vec![10; 40]);
+    // What it left behind: ten minutes each, of which writers may take some away yet.
+    let (rest,): (i64,) = ask(&url, "SELECT count(*) FROM segment_counter_lane_0.segment_expiry").await;
+    assert!((15 * 40..=17 * 40).contains(&rest), "{rest}");
+}

@@ -1,12 +1,12 @@
 //! The archive: moves what has ended into the history.
 
 mod statements;
+mod text;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use sqlx::{Connection, Either, PgConnection, Row};
+use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use super::lanes::Lane;
@@ -15,6 +15,7 @@ use super::{PostgresLedger, Statement, partitions};
 use crate::ledger::{ArchiveBatch, ArchiveCursor, LedgerError};
 
 pub(super) use statements::{HEAP_BLOCKS, MOVE_MARKED, Quick};
+use text::Sent;
 
 /// How many heap blocks (8 KiB each) one batch looks at: what bounds a batch in a table where nothing has ended.
 const BLOCKS: i64 = 4_096;
@@ -34,30 +35,12 @@ const AT_ONCE: usize = 32;
 pub(super) const FIRST: usize = 16;
 /// How long a text may take; one that took longer is followed by a shorter one.
 const TEXT: Duration = Duration::from_secs(1);
-/// What begins each of them. None waits for the disk: a crash takes back whole batches, which the next run moves again. What is noted of a job is
-/// committed after them, and that waits.
-const BEGIN_ONE: [&str; 3] = [
-    "BEGIN",
-    "SET LOCAL lock_timeout = '100ms'",
-    "SET LOCAL synchronous_commit = off",
-];
-/// How many answers a batch has: those of what begins it, of the move and of the commit.
-const ANSWERS: usize = BEGIN_ONE.len() + 2;
+/// About how many rows such a text commits at a time. What is committed without waiting for the disk is written by a process of the server's own, the
+/// more at once the longer: with 10,000 it kept a processor from counts for 0.7 ms each time.
+const COMMITTED: i64 = 1_000;
 
 /// What a batch answers: memberships moved, rows that were dealt with, the place of the last of them, and whether some are left that bear removals.
 type Moved = (i64, i64, Option<i64>, bool);
-
-/// What several batches answer that were sent as one text.
-#[derive(Default)]
-struct Sent {
-    moved: i64,
-    /// How many of the batches were done before somebody held a row for long.
-    done: usize,
-    /// Whether any row bears a removal.
-    marked: bool,
-    /// How many heap blocks the table has.
-    blocks: i64,
-}
 
 /// Where a batch begins: block and row of the heap in one number, and how many blocks a full batch took before it (0: it was not full, or what it
 /// found lay scattered).
@@ -153,7 +136,7 @@ impl PostgresLedger {
     }
 
     /// Several batches, each all of about as many blocks as a full one took: to see how far so many rows reach is a tenth of the work, and behind a
-    /// batch that was full the table is about as dense as in it. Where somebody holds a row for long, as many batches as came before that.
+    /// batch that was full the table is about as dense as in it. Where somebody holds a row for long, as much as came before that.
     async fn move_all(
         &self,
         session: &mut PgConnection,
@@ -165,25 +148,28 @@ impl PostgresLedger {
         let at_once = self.archive_at_once.load(Ordering::Relaxed).clamp(1, AT_ONCE);
         let begun = Instant::now();
         let first = block_of(from.position) + 1;
+        let end = first + from.full * i64::try_from(at_once).unwrap_or(1);
+        let step = (from.full * COMMITTED / limit).clamp(1, from.full);
+        let between = (first + step..end).step_by(usize::try_from(step).unwrap_or(1));
         let edges: Vec<i64> = std::iter::once(from.position)
-            .chain((1..).map(|batch| start_of(first + batch * from.full)).take(at_once))
+            .chain(between.chain([end]).map(start_of))
             .collect();
         let Sent {
             mut moved,
             done,
             marked,
             blocks,
-        } = self.move_batches(session, lane, quick, &edges).await?;
+        } = self.move_between(session, lane, quick, &edges).await?;
         if marked {
             for edges in edges.windows(2).take(done) {
-                let all_of_them = (from.full + 1) * ROWS_OF_A_BLOCK;
+                let all_of_them = (step + 1) * ROWS_OF_A_BLOCK;
                 moved += self
                     .move_marked(session, lane, edges[0], block_of(edges[1]), all_of_them)
                     .await?
                     .0;
             }
         }
-        if done < at_once {
+        if done < edges.len() - 1 {
             let next = Place {
                 position: edges[done],
                 full: 0,
@@ -206,81 +192,11 @@ impl PostgresLedger {
         } else {
             (from.full * wanted / moved).max(1).min(most_blocks(limit))
         };
-        let end = block_of(edges[at_once]);
         let next = (end < blocks).then_some(Place {
             position: start_of(end),
             full,
         });
         Ok((moved, next))
-    }
-
-    /// Sends as one text: whether any row between the first and the last of those places bears a removal (before the move, afterwards its own dead rows
-    /// would be in the way); [`statements::MOVE`] between each two of them, in a transaction of its own each; and how long the table is.
-    async fn move_batches(
-        &self,
-        session: &mut PgConnection,
-        lane: &Lane,
-        quick: &Quick<Statement>,
-        edges: &[i64],
-    ) -> Result<Sent, LedgerError> {
-        let (first, last) = (edges[0], edges[edges.len() - 1]);
-        let batches = edges.len() - 1;
-        let mut text = self.fill_in(&quick.marked, first, last);
-        for batch in edges.windows(2) {
-            let moving = self.fill_in(&quick.all, batch[0], batch[1]);
-            text.push_str(&format!("; {}; {moving}; COMMIT", BEGIN_ONE.join("; ")));
-        }
-        let table = format!("'{}.membership'", lane.schema);
-        text.push_str(&format!("; {}", lane.heap_blocks.as_str().replace("$1", &table)));
-
-        let mut found = Sent::default();
-        let (mut answers, mut failed) = (0, None);
-        // All that was filled in are numbers, and the name of a proven schema.
-        let mut sent = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).fetch_many(&mut *session);
-        while let Some(answer) = sent.next().await {
-            match answer {
-                Ok(Either::Right(row)) if answers == 0 => found.marked = row.try_get(0).unwrap_or(true),
-                Ok(Either::Right(row)) => found.blocks = row.try_get(0).unwrap_or(i64::MAX),
-                Ok(Either::Left(done)) => {
-                    if (1..=batches * ANSWERS).contains(&answers) {
-                        found.moved += i64::try_from(done.rows_affected()).unwrap_or(i64::MAX);
-                        found.done = answers / ANSWERS;
-                    }
-                    answers += 1;
-                }
-                Err(error) => failed = Some(error),
-            }
-        }
-        drop(sent);
-        if let Some(error) = failed {
-            let rolled_back = sqlx::raw_sql("ROLLBACK").execute(&mut *session).await;
-            if !is_lock_timeout(&error) {
-                return Err(error.into());
-            }
-            rolled_back?;
-        }
-        Ok(found)
-    }
-
-    /// A statement about what lies between two places with its values filled in: several statements in one text take no parameters.
-    fn fill_in(&self, statement: &Statement, from: i64, until: i64) -> String {
-        let clock = self
-            .settings
-            .clock
-            .as_ref()
-            .map_or("NULL::timestamptz".to_owned(), |clock| {
-                format!("(timestamptz 'epoch' + interval '1 microsecond' * {})", clock.micros())
-            });
-        let numbers = [
-            ("$2", self.settle_micros()),
-            ("$3", from),
-            ("$4", until),
-            ("$5", self.mark_micros()),
-        ];
-        let text = statement.as_str().replace("$1", &clock);
-        numbers.iter().fold(text, |text, (name, number)| {
-            text.replace(name, &format!("{number}::bigint"))
-        })
     }
 
     /// At most about `limit` rows of the blocks before `to`; `None` where somebody holds one for long.

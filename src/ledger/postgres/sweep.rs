@@ -40,16 +40,23 @@ UPDATE "{lane}".segment_total t
    AND t.segment_id IN (SELECT l.segment_id FROM locked l)
 "#;
 
-/// `$1` clock, `$2` settle (µs), `$3` how many: clears buckets that are settled and that no total holds any more. Segment by segment (`OFFSET 0` keeps it
-/// so), since the key begins with it: a walk through the whole table for each chunk would grow with what is still to come.
+/// `$1` clock, `$2` settle (µs), `$3` segments, `$4` how many: clears buckets of theirs that are settled and that no total holds any more. Answers how many,
+/// and the last segment that had any.
+///
+/// Segment by segment (`OFFSET 0` keeps it so), since the key begins with it: a walk through the whole table for each chunk would grow with what is still
+/// to come, and one from the first segment on with what was cleared before.
 pub(super) const CLEAR_BUCKETS: &str = r#"
-DELETE FROM "{lane}".segment_expiry WHERE ctid = ANY (ARRAY(
-  SELECT c.tid
-    FROM (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' AS until) p
-   CROSS JOIN "{lane}".segment_total t
-   CROSS JOIN LATERAL (SELECT b.ctid AS tid FROM "{lane}".segment_expiry b
-                        WHERE b.segment_id = t.segment_id AND b.expires_at <= least(t.since, p.until) OFFSET 0) c
-   LIMIT $3))
+WITH cleared AS (
+  DELETE FROM "{lane}".segment_expiry WHERE ctid = ANY (ARRAY(
+    SELECT c.tid
+      FROM (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' AS until) p
+     CROSS JOIN (SELECT s.segment_id, s.since FROM "{lane}".segment_total s WHERE s.segment_id = ANY ($3::bigint[]) ORDER BY s.segment_id) t
+     CROSS JOIN LATERAL (SELECT b.ctid AS tid FROM "{lane}".segment_expiry b
+                          WHERE b.segment_id = t.segment_id AND b.expires_at <= least(t.since, p.until) OFFSET 0) c
+     LIMIT $4))
+  RETURNING segment_id
+)
+SELECT count(*), max(segment_id) FROM cleared
 "#;
 
 impl PostgresLedger {
@@ -69,7 +76,7 @@ impl PostgresLedger {
     }
 
     async fn sweep_counters(&self, lane: &Lane) -> Result<i64, LedgerError> {
-        let (mut after, mut at_once) = (i64::MIN, TOTALS);
+        let (mut counters, mut after, mut at_once) = (0, i64::MIN, TOTALS);
         loop {
             let next = sqlx::query_scalar(lane.sql(
                 "SELECT segment_id FROM \"{lane}\".segment_total WHERE segment_id > $1 ORDER BY segment_id LIMIT $2",
@@ -77,32 +84,41 @@ impl PostgresLedger {
             .bind(after)
             .bind(at_once);
             let segments: Vec<i64> = over!(self, STEP, session => next.fetch_all(&mut *session))?;
-            let Some(last) = segments.last().copied() else { break };
+            let Some(last) = segments.last().copied() else {
+                return Ok(counters);
+            };
             let advancing = sqlx::query(lane.advance_totals.clone())
                 .bind(self.clock())
                 .bind(self.settle_micros())
-                .bind(segments);
+                .bind(&segments);
             match over!(self, STEP, session => advancing.execute(&mut *session)) {
                 // Much has ended since the last time: fewer take less.
-                Err(LedgerError::Timeout(_)) if at_once > 1 => at_once = (at_once / 4).max(1),
-                moved => {
-                    moved?;
-                    after = last;
+                Err(LedgerError::Timeout(_)) if at_once > 1 => {
+                    at_once = (at_once / 4).max(1);
+                    continue;
                 }
-            }
+                moved => moved?,
+            };
+            counters += self.clear_buckets(lane, &segments).await?;
+            after = last;
         }
+    }
+
+    /// Of these segments, in their order.
+    async fn clear_buckets(&self, lane: &Lane, mut segments: &[i64]) -> Result<i64, LedgerError> {
         let mut counters = 0;
         loop {
-            let clearing = sqlx::query(lane.clear_buckets.clone())
+            let clearing = sqlx::query_as(lane.clear_buckets.clone())
                 .bind(self.clock())
                 .bind(self.settle_micros())
+                .bind(segments)
                 .bind(CHUNK);
-            let cleared = over!(self, STEP, session => clearing.execute(&mut *session))?;
-            let cleared = i64::try_from(cleared.rows_affected()).unwrap_or(i64::MAX);
+            let (cleared, last): (i64, Option<i64>) = over!(self, STEP, session => clearing.fetch_one(&mut *session))?;
             counters += cleared;
-            if cleared < CHUNK {
+            let Some(last) = last.filter(|_| cleared >= CHUNK) else {
                 return Ok(counters);
-            }
+            };
+            segments = &segments[segments.partition_point(|segment| *segment < last)..];
         }
     }
 }

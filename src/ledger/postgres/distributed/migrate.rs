@@ -6,9 +6,9 @@ use super::WRITERS_LOCK;
 use crate::ledger::LedgerError;
 use crate::ledger::postgres::{PostgresLedger, lanes};
 
-/// The version of the functions. A function that changes its parameters or its answer gets another name, so that processes of the version before can go
-/// on; whatever changes, this is raised.
-const VERSION: i64 = 3;
+/// The version of the functions. A function that changes its answer gets another name, or other parameters, and so stands beside the one before: processes
+/// of the version before can go on. Whatever changes, this is raised.
+const VERSION: i64 = 4;
 
 /// The tables that statements of lanes look at: a copy on every machine, written on all of them at once.
 const LOOKED_AT: [&str; 5] = ["segment", "lane", "removal_epoch", "suppression", "suppression_key"];
@@ -32,7 +32,7 @@ const OF_LANE: [(&str, Option<&str>); 7] = [
     ),
     (
         include_str!("clear_buckets.sql"),
-        Some("clear_buckets(timestamptz, bigint, bigint)"),
+        Some("clear_buckets(timestamptz, bigint, bigint[], bigint)"),
     ),
 ];
 

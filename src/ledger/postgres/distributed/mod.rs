@@ -31,7 +31,7 @@ pub(super) fn texts() -> Texts {
         heap_blocks: "SELECT citus_relation_size(to_regclass($1)) / current_setting('block_size')::bigint".to_owned(),
         partitions: PARTITIONS.to_owned(),
         advance_totals: "SELECT \"{lane}\".advance_totals($1, $2, $3)".to_owned(),
-        clear_buckets: "SELECT * FROM \"{lane}\".clear_buckets($1, $2, $3)".to_owned(),
+        clear_buckets: "SELECT * FROM \"{lane}\".clear_buckets($1, $2, $3, $4)".to_owned(),
         agree: None,
         compare: "SELECT * FROM \"{lane}\".recount($1, $2, false)".to_owned(),
         mend: "SELECT * FROM \"{lane}\".recount($1, $2, true)".to_owned(),
