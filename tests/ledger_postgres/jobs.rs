@@ -71,3 +71,36 @@ async fn erasures_at_once_wait_for_nobodys_session() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_count_moves_its_total_on_however_few_sessions_there_are() {
+    for connections in [1, 2, 4] {
+        let url = server().database().await;
+        let location = Location::parse(&url, None, "segment_counter", connections).unwrap();
+        open(&location, Settings::default()).unwrap().migrate().await.unwrap();
+        execute(
+            &url,
+            "INSERT INTO segment_counter.segment (name, from_pair, created_at) VALUES ('s', false, now());
+             INSERT INTO segment_counter_lane_0.segment_expiry (segment_id, expires_at, members)
+             SELECT id, date_trunc('minute', now()) - interval '1 minute' * n, 1 FROM segment_counter.segment, generate_series(-10, 100) n;
+             INSERT INTO segment_counter_lane_0.segment_total (segment_id, members)
+             SELECT segment_id, sum(members) FROM segment_counter_lane_0.segment_expiry GROUP BY 1",
+        )
+        .await;
+        let ledger = open(&location, Settings::default()).unwrap();
+        let all = ledger.least_recently_recounted(1).await.unwrap();
+        assert_eq!(ledger.count(&all).await.unwrap()[0].members, 10);
+        let mut session = PgConnection::connect(&url).await.unwrap();
+        let begun = Instant::now();
+        loop {
+            let moved = "SELECT since > now() - interval '1 hour' FROM segment_counter_lane_0.segment_total";
+            let moved: bool = sqlx::query_scalar(moved).fetch_one(&mut session).await.unwrap();
+            if moved {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(5), "with {connections} sessions");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(ledger.count(&all).await.unwrap()[0].members, 10);
+    }
+}

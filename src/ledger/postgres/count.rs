@@ -1,11 +1,12 @@
 //! The statement that counts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
 use super::lanes::Lane;
-use super::session::{ANSWER, Session, over_kept, within};
+use super::session::{ANSWER, over_kept, session_of, within};
 use super::{PostgresLedger, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::late::{MOMENT, Overdue};
@@ -105,17 +106,17 @@ impl PostgresLedger {
         Ok(try_join_all(counted).await?.into_iter().flatten().collect())
     }
 
-    /// Moves totals on, while whoever counted goes on: where a session is free, and for a moment only.
+    /// Moves totals on, while whoever counted goes on: for a moment only, and not now where no session comes free by then.
     fn move_on(&self, lane: &Lane, overdue: Overdue) {
-        let Some(session) = self.pool.try_acquire() else {
-            return;
-        };
+        let (pool, kept) = (self.pool.clone(), Arc::clone(&self.kept));
         let advancing = sqlx::query(lane.advance_totals.clone())
             .bind(self.clock())
             .bind(self.settle_micros())
             .bind(overdue.segments.clone());
         tokio::spawn(async move {
-            let mut session = Session::from(session);
+            let Ok(Ok(mut session)) = within(MOMENT, session_of(&pool, &kept)).await else {
+                return;
+            };
             let answer = within(MOMENT, advancing.execute(&mut *session)).await;
             overdue.ended(session.hear(answer));
         });

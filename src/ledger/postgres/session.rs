@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres};
+use sqlx::{PgConnection, PgPool, Postgres};
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 
@@ -148,11 +148,16 @@ impl Drop for Kept {
 
 impl PostgresLedger {
     pub(super) async fn session(&self) -> Result<Session, sqlx::Error> {
-        if let Some((inner, since)) = self.kept.take() {
-            return Ok(Session::taken(inner, since));
-        }
-        Ok(self.pool.acquire().await?.into())
+        session_of(&self.pool, &self.kept).await
     }
+}
+
+/// The newest of those at hand, or one of the pool.
+pub(super) async fn session_of(pool: &PgPool, kept: &Kept) -> Result<Session, sqlx::Error> {
+    if let Some((inner, since)) = kept.take() {
+        return Ok(Session::taken(inner, since));
+    }
+    Ok(pool.acquire().await?.into())
 }
 
 impl From<PoolConnection<Postgres>> for Session {
