@@ -35,7 +35,7 @@ pub struct Archive {
     #[x_kube(validation = rules::TIME_ZONE)]
     pub time_zone: String,
 
-    /// About how many rows are moved by one statement; up to four times as many where they lie densest.
+    /// About how many rows are moved at a time; up to four times as many where they lie densest.
     #[serde(default = "batch_size")]
     #[schemars(range(min = 1, max = 100_000))]
     pub batch_size: i32,

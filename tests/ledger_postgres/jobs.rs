@@ -82,7 +82,8 @@ async fn one_count_moves_its_total_on_however_few_sessions_there_are() {
             &url,
             "INSERT INTO segment_counter.segment (name, from_pair, created_at) VALUES ('s', false, now());
              INSERT INTO segment_counter_lane_0.segment_expiry (segment_id, expires_at, members)
-             SELECT id, date_trunc('minute', now()) - interval '1 minute' * n, 1 FROM segment_counter.segment, generate_series(-10, 100) n;
+             SELECT id, date_trunc('minute', now()) + interval '1 minute' * minute, 1 FROM segment_counter.segment,
+                    (SELECT 30 + n FROM generate_series(1, 10) n UNION ALL SELECT -12 - n FROM generate_series(1, 100) n) e(minute);
              INSERT INTO segment_counter_lane_0.segment_total (segment_id, members)
              SELECT segment_id, sum(members) FROM segment_counter_lane_0.segment_expiry GROUP BY 1",
         )

@@ -64,6 +64,17 @@ fn most_blocks(limit: i64) -> i64 {
     4 * limit / ROWS_OF_A_BLOCK
 }
 
+/// Between which places a text moves: so many batches of `from.full` blocks, each in parts of about [`COMMITTED`] rows.
+fn edges(from: Place, batches: usize, limit: i64) -> Vec<i64> {
+    let first = block_of(from.position) + 1;
+    let end = first + from.full * i64::try_from(batches).unwrap_or(1);
+    let step = (from.full * COMMITTED / limit).clamp(1, from.full);
+    let between = (first + step..end).step_by(usize::try_from(step).unwrap_or(1));
+    std::iter::once(from.position)
+        .chain(between.chain([end]).map(start_of))
+        .collect()
+}
+
 impl PostgresLedger {
     pub(super) async fn archive_one_batch(
         &self,
@@ -147,13 +158,7 @@ impl PostgresLedger {
     ) -> Result<(i64, Option<Place>), LedgerError> {
         let at_once = self.archive_at_once.load(Ordering::Relaxed).clamp(1, AT_ONCE);
         let begun = Instant::now();
-        let first = block_of(from.position) + 1;
-        let end = first + from.full * i64::try_from(at_once).unwrap_or(1);
-        let step = (from.full * COMMITTED / limit).clamp(1, from.full);
-        let between = (first + step..end).step_by(usize::try_from(step).unwrap_or(1));
-        let edges: Vec<i64> = std::iter::once(from.position)
-            .chain(between.chain([end]).map(start_of))
-            .collect();
+        let edges = edges(from, at_once, limit);
         let Sent {
             mut moved,
             done,
@@ -161,12 +166,12 @@ impl PostgresLedger {
             blocks,
         } = self.move_between(session, lane, quick, &edges).await?;
         if marked {
-            for edges in edges.windows(2).take(done) {
-                let all_of_them = (step + 1) * ROWS_OF_A_BLOCK;
-                moved += self
-                    .move_marked(session, lane, edges[0], block_of(edges[1]), all_of_them)
-                    .await?
-                    .0;
+            let (mut start, reached) = (from.position, block_of(edges[done]));
+            while block_of(start) < reached {
+                let to = reached.min(block_of(start) + from.full + 1);
+                let all_of_them = (from.full + 1) * ROWS_OF_A_BLOCK;
+                moved += self.move_marked(session, lane, start, to, all_of_them).await?.0;
+                start = start_of(to);
             }
         }
         if done < edges.len() - 1 {
@@ -192,6 +197,7 @@ impl PostgresLedger {
         } else {
             (from.full * wanted / moved).max(1).min(most_blocks(limit))
         };
+        let end = block_of(edges[done]);
         let next = (end < blocks).then_some(Place {
             position: start_of(end),
             full,
@@ -286,5 +292,33 @@ impl PostgresLedger {
     /// How long a removal is remembered (µs).
     fn mark_micros(&self) -> i64 {
         self.settings.rules.memory_micros() + self.settle_micros()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_goes_over_its_batches_in_parts_and_leaves_nothing_out() {
+        for (position, full, batches, limit) in [
+            (start_of(7) + 3, 100, 32, 10_000),
+            (start_of(0), 1, 1, 40),
+            (start_of(0), 5, 2, 200),
+            (start_of(9) + 156, 33, 3, 3_300),
+            (start_of(9), 11, 16, 1_001),
+            (start_of(1), 2_547, 32, 100_000),
+        ] {
+            let edges = edges(Place { position, full }, batches, limit);
+            assert_eq!(edges[0], position);
+            let end = block_of(position) + 1 + full * i64::try_from(batches).unwrap();
+            assert_eq!(edges.last(), Some(&start_of(end)));
+            assert!(edges.is_sorted_by(|a, b| a < b));
+            // The first has what is left of its block as well.
+            let most = (full * COMMITTED / limit).clamp(1, full);
+            let blocks = |part: &[i64]| block_of(part[1]) - block_of(part[0]);
+            assert!((1..=most + 1).contains(&blocks(&edges[..2])));
+            assert!(edges[1..].windows(2).all(|part| (1..=most).contains(&blocks(part))));
+        }
     }
 }

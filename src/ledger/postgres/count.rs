@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
+use tokio::time::Instant;
 
 use super::lanes::Lane;
 use super::session::{ANSWER, over_kept, session_of, within};
@@ -106,7 +107,8 @@ impl PostgresLedger {
         Ok(try_join_all(counted).await?.into_iter().flatten().collect())
     }
 
-    /// Moves totals on, while whoever counted goes on: for a moment only, and not now where no session comes free by then.
+    /// Moves totals on, while whoever counted goes on: for a moment only, and not now where no session comes free by then. It is not asked for whether one is
+    /// free: where little is asked, the only one is the count's.
     fn move_on(&self, lane: &Lane, overdue: Overdue) {
         let (pool, kept) = (self.pool.clone(), Arc::clone(&self.kept));
         let advancing = sqlx::query(lane.advance_totals.clone())
@@ -114,10 +116,11 @@ impl PostgresLedger {
             .bind(self.settle_micros())
             .bind(overdue.segments.clone());
         tokio::spawn(async move {
+            let begun = Instant::now();
             let Ok(Ok(mut session)) = within(MOMENT, session_of(&pool, &kept)).await else {
                 return;
             };
-            let answer = within(MOMENT, advancing.execute(&mut *session)).await;
+            let answer = within(MOMENT.saturating_sub(begun.elapsed()), advancing.execute(&mut *session)).await;
             overdue.ended(session.hear(answer));
         });
     }

@@ -106,16 +106,23 @@ impl PostgresLedger {
 
     /// Of these segments, in their order.
     async fn clear_buckets(&self, lane: &Lane, mut segments: &[i64]) -> Result<i64, LedgerError> {
-        let mut counters = 0;
+        let (mut counters, mut at_once) = (0, CHUNK);
         loop {
             let clearing = sqlx::query_as(lane.clear_buckets.clone())
                 .bind(self.clock())
                 .bind(self.settle_micros())
                 .bind(segments)
-                .bind(CHUNK);
-            let (cleared, last): (i64, Option<i64>) = over!(self, STEP, session => clearing.fetch_one(&mut *session))?;
+                .bind(at_once);
+            let (cleared, last): (i64, Option<i64>) = match over!(self, STEP, session => clearing.fetch_one(&mut *session))
+            {
+                Err(LedgerError::Timeout(_)) if at_once > 1 => {
+                    at_once = (at_once / 4).max(1);
+                    continue;
+                }
+                cleared => cleared?,
+            };
             counters += cleared;
-            let Some(last) = last.filter(|_| cleared >= CHUNK) else {
+            let Some(last) = last.filter(|_| cleared >= at_once) else {
                 return Ok(counters);
             };
             segments = &segments[segments.partition_point(|segment| *segment < last)..];

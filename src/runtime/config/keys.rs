@@ -273,7 +273,7 @@ pub const KEYS: &[Key] = {
             "batch_size",
             "NUMBER",
             Some("10000"),
-            "About how many memberships the archive moves in one statement; up to four times as many where they lie densest",
+            "About how many memberships the archive moves at a time, up to four times as many where they lie densest; in a table that is full of such it commits each thousand",
         ),
         key(
             Maintenance,

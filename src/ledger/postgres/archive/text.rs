@@ -9,19 +9,21 @@ use crate::ledger::postgres::lanes::Lane;
 use crate::ledger::postgres::session::is_lock_timeout;
 use crate::ledger::postgres::{PostgresLedger, Statement};
 
-/// What the move is called while the text runs: planned once, it costs as much for a thousand rows as for ten thousand.
-const NAME: &str = "segment_counter_move";
 /// What begins each move. None waits for the disk: a crash takes back whole moves, which the next run makes again. What is noted of a job is committed
 /// after them, and that waits.
-const BEGIN: [&str; 3] = [
-    "BEGIN",
-    "SET LOCAL lock_timeout = '100ms'",
+///
+/// Segments are looked up as they come. Of places that it does not know when it plans, the server expects a share of the table, and of a large one so much
+/// that it would lay out all segments for each move.
+const BEGIN: [&str; 4] = [
+    super::BEGIN,
     "SET LOCAL synchronous_commit = off",
+    "SET LOCAL enable_hashjoin = off",
+    "SET LOCAL enable_mergejoin = off",
 ];
 /// How many answers come before those of the moves: of the look for removals, and of the name.
 const BEFORE: usize = 2;
-/// How many answers a move has: those of what begins it, of the move and of the commit.
-const ANSWERS: usize = BEGIN.len() + 2;
+/// How many answers a move has: of its begin, of four settings, of itself and of its commit.
+const ANSWERS: usize = 7;
 
 /// What a text answers.
 #[derive(Default)]
@@ -38,6 +40,9 @@ pub(super) struct Sent {
 impl PostgresLedger {
     /// Asks whether any row between the first and the last of those places bears a removal (before the moves, afterwards their own dead rows would be in
     /// the way); moves what lies between each two of them, in a transaction of its own each; and asks how long the table is.
+    ///
+    /// The move is planned once for all of them, under a name of this text's own: where it cannot be taken back (another session of the server may answer
+    /// what is asked behind a pooler), it is in nobody's way.
     pub(super) async fn move_between(
         &self,
         session: &mut PgConnection,
@@ -48,17 +53,18 @@ impl PostgresLedger {
         let (first, last) = (edges[0].to_string(), edges[edges.len() - 1].to_string());
         let marked = self.fill_in(&quick.marked, &first, &last);
         let moving = self.fill_in(&quick.all, "$1", "$2");
-        let mut text = format!("{marked}; PREPARE {NAME} (bigint, bigint) AS {moving}");
+        let name = format!("segment_counter_move_{:08x}", rand::random::<u32>());
+        let mut text = format!("{marked}; PREPARE {name} (bigint, bigint) AS {moving}");
         for edges in edges.windows(2) {
             let begin = BEGIN.join("; ");
             text.push_str(&format!(
-                "; {begin}; EXECUTE {NAME} ({}, {}); COMMIT",
+                "; {begin}; EXECUTE {name} ({}, {}); COMMIT",
                 edges[0], edges[1]
             ));
         }
         let table = format!("'{}.membership'", lane.schema);
         let blocks = lane.heap_blocks.as_str().replace("$1", &table);
-        text.push_str(&format!("; DEALLOCATE {NAME}; {blocks}"));
+        text.push_str(&format!("; DEALLOCATE {name}; {blocks}"));
 
         let mut found = Sent::default();
         let of_moves = BEFORE..BEFORE + (edges.len() - 1) * ANSWERS;
@@ -81,7 +87,7 @@ impl PostgresLedger {
         }
         drop(sent);
         if let Some(error) = failed {
-            let cleared = clear(session).await;
+            let cleared = clear(session, &name).await;
             if !is_lock_timeout(&error) {
                 return Err(error.into());
             }
@@ -110,12 +116,11 @@ impl PostgresLedger {
     }
 }
 
-/// After a text that failed: the name outlives its transaction, and the session may serve others. Both in one text, since behind a pooler only a failed
-/// transaction holds the server's session.
-async fn clear(session: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let cleared = sqlx::raw_sql(sqlx::AssertSqlSafe(format!("ROLLBACK; DEALLOCATE {NAME}")));
+/// After a text that failed: the name outlives its transaction. Both in one text, since behind a pooler only a failed transaction holds the server's session.
+async fn clear(session: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
+    let cleared = sqlx::raw_sql(sqlx::AssertSqlSafe(format!("ROLLBACK; DEALLOCATE {name}")));
     match cleared.execute(session).await {
-        // It failed before it had the name.
+        // This session does not know it.
         Err(error)
             if error
                 .as_database_error()
