@@ -13,7 +13,7 @@ use crate::ledger::postgres::{PostgresLedger, Statement};
 /// after them, and that waits.
 ///
 /// Segments are looked up as they come. Of places that it does not know when it plans, the server expects a share of the table, and of a large one so much
-/// that it would lay out all segments for each move.
+/// that it might lay out all segments for each move.
 const BEGIN: [&str; 4] = [
     super::BEGIN,
     "SET LOCAL synchronous_commit = off",
