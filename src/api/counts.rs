@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use arrayvec::ArrayString;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use compact_str::{CompactString, ToCompactString};
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,9 @@ pub(crate) struct SegmentCount {
     exact: bool,
 }
 
+/// An `ETag`; the longest has two numbers of 20 characters.
+type Tag = ArrayString<64>;
+
 #[derive(Debug)]
 struct SegmentText(SegmentName);
 
@@ -75,12 +78,13 @@ impl SegmentCount {
     }
 
     /// Weak: equal tags mean an equal count of equal standing, while `as_of` may have moved on.
-    fn tag(&self) -> CompactString {
+    fn tag(&self) -> Tag {
         // Without `format!`, which would be a good part of an answer from memory.
-        let mut tag = CompactString::const_new("W/\"");
-        tag.push_str(&self.count.to_compact_string());
+        let mut tag = Tag::new();
+        tag.push_str("W/\"");
+        tag.push_str(itoa::Buffer::new().format(self.count));
         tag.push_str(if self.exact { "-" } else { "-stale-" });
-        tag.push_str(&self.resolution_seconds.to_compact_string());
+        tag.push_str(itoa::Buffer::new().format(self.resolution_seconds));
         tag.push('"');
         tag
     }
@@ -97,13 +101,13 @@ impl SegmentCount {
         json.extend_from_slice(br#"{"segment":"#);
         serde_json::to_writer(&mut json, &self.segment).expect("a string");
         json.extend_from_slice(br#","count":"#);
-        json.extend_from_slice(self.count.to_compact_string().as_bytes());
+        json.extend_from_slice(itoa::Buffer::new().format(self.count).as_bytes());
         json.extend_from_slice(br#","as_of":""#);
         PRINTER.print_timestamp(&self.as_of, &mut json).expect("an instant");
         json.extend_from_slice(br#"","staleness_ms":"#);
-        json.extend_from_slice(self.staleness_ms.to_compact_string().as_bytes());
+        json.extend_from_slice(itoa::Buffer::new().format(self.staleness_ms).as_bytes());
         json.extend_from_slice(br#","resolution_seconds":"#);
-        json.extend_from_slice(self.resolution_seconds.to_compact_string().as_bytes());
+        json.extend_from_slice(itoa::Buffer::new().format(self.resolution_seconds).as_bytes());
         json.extend_from_slice(if self.exact {
             br#","exact":true}"#
         } else {

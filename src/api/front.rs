@@ -62,7 +62,7 @@ impl Crowd {
         }
         let refusal = self.api.service().admit_pair().err()?;
         self.guard
-            .at_once(request, || Some(Problem::from(refusal).into_response()))
+            .at_once(request, |_| Some(Problem::from(refusal).into_response()))
     }
 }
 

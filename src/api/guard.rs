@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use arrayvec::ArrayString;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use compact_str::{CompactString, ToCompactString, format_compact};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 use tower::{Layer, Service};
@@ -108,17 +108,19 @@ impl Guard {
 
 impl Guard {
     /// An answer that needs no wait, measured and named as every other; `None` where `answer` has none or the request is to be refused: then
-    /// nothing was measured.
+    /// nothing was measured. `answer` is told when the request began, since each look at the clock would be a part of what it costs.
     pub(crate) fn at_once<B>(
         &self,
         request: &http::Request<B>,
-        answer: impl FnOnce() -> Option<Response>,
+        answer: impl FnOnce(Instant) -> Option<Response>,
     ) -> Option<Response> {
         let guard = &*self.0;
         let begun = Instant::now();
         guard.admit(request).ok()?;
         // After a panic the router has its turn, and answers for what happens then.
-        let mut response = std::panic::catch_unwind(AssertUnwindSafe(answer)).ok().flatten()?;
+        let mut response = std::panic::catch_unwind(AssertUnwindSafe(|| answer(begun)))
+            .ok()
+            .flatten()?;
         let method = method_name(request.method());
         let id = guard.ids.of(request);
         guard.ended(method, id, &mut response, begun);
@@ -244,29 +246,35 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
+/// Eight digits of the process, a hyphen and a number of at most 20.
+type Id = ArrayString<32>;
+
 /// Names for requests that bring none: one of the process, and a number.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
-    process: CompactString,
+    process: Id,
     next: AtomicU64,
 }
 
 impl RequestIds {
     pub(crate) fn new() -> Self {
         Self {
-            process: format_compact!("{:08x}-", rand::random::<u32>()),
+            process: Id::try_from(format_args!("{:08x}-", rand::random::<u32>())).unwrap_or_default(),
             next: AtomicU64::new(1),
         }
     }
 
     fn of<B>(&self, request: &http::Request<B>) -> HeaderValue {
-        let given = request.headers().get(REQUEST_ID).filter(|id| {
+        // By the few names that there are: a look-up would hash the one that is asked for.
+        let mut headers = request.headers().iter();
+        let given = headers.find(|(name, _)| name.as_str() == REQUEST_ID.as_str());
+        let given = given.map(|(_, id)| id).filter(|id| {
             let bytes = id.as_bytes();
             !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID && bytes.iter().all(u8::is_ascii_graphic)
         });
         given.cloned().unwrap_or_else(|| {
-            let mut id = self.process.clone();
-            id.push_str(&self.next.fetch_add(1, Ordering::Relaxed).to_compact_string());
+            let mut id = self.process;
+            id.push_str(itoa::Buffer::new().format(self.next.fetch_add(1, Ordering::Relaxed)));
             HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("-"))
         })
     }

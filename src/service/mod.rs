@@ -162,10 +162,10 @@ impl Service {
             .await
     }
 
-    /// The count of a segment with the configured staleness, where this process remembers it; `None` where it has to be asked for.
+    /// The count of a segment with the configured staleness `now`, where this process remembers it; `None` where it has to be asked for.
     #[must_use]
-    pub fn count_at_once(&self, segment: &SegmentName) -> Option<CountAnswer> {
-        self.counter.remembered(segment, self.config.max_staleness)
+    pub fn count_at_once(&self, segment: &SegmentName, now: Instant) -> Option<CountAnswer> {
+        self.counter.remembered(segment, self.config.max_staleness, now)
     }
 
     /// The counts of many segments, in their order.

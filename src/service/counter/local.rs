@@ -25,7 +25,12 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn age(&self) -> Duration {
-        self.since.elapsed()
+        self.age_at(Instant::now())
+    }
+
+    /// Nothing where it came after `now`.
+    pub(crate) fn age_at(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
     }
 }
 

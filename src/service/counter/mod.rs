@@ -125,7 +125,7 @@ impl Counter {
                     gone.push(index);
                     None
                 }
-                Some(found) => Some(self.answer(name.clone(), found)),
+                Some(found) => Some(self.answer(name.clone(), found, Instant::now())),
                 None => None,
             });
         }
@@ -143,19 +143,20 @@ impl Counter {
         name: &SegmentName,
         bound: Duration,
     ) -> Result<Option<CountAnswer>, ServiceError> {
-        if let Some(answer) = self.remembered(name, bound) {
+        if let Some(answer) = self.remembered(name, bound, Instant::now()) {
             return Ok(Some(answer));
         }
         Ok(self.counts(std::slice::from_ref(name), bound).await?.pop().flatten())
     }
 
-    /// The hot path: two look-ups in memory. Never for a strict read, however short ago the entry came.
-    pub(crate) fn remembered(&self, name: &SegmentName, bound: Duration) -> Option<CountAnswer> {
+    /// The hot path: two look-ups in memory. Never for a strict read, however short ago the entry came. The age of the answer is that at `now`,
+    /// when it was asked for.
+    pub(crate) fn remembered(&self, name: &SegmentName, bound: Duration, now: Instant) -> Option<CountAnswer> {
         if bound.is_zero() {
             return None;
         }
-        let found = self.hit(self.names.get(name)?, bound)?;
-        found.entry.fresh.then(|| self.answer(name.clone(), found))
+        let found = self.hit(self.names.get(name)?, bound, now)?;
+        found.entry.fresh.then(|| self.answer(name.clone(), found, now))
     }
 
     /// Notes that segments changed before `at`: what is remembered of them is refreshed at the next read.
@@ -245,7 +246,7 @@ impl Counter {
         {
             let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
             for id in ids {
-                let hit = self.hit(*id, bound);
+                let hit = self.hit(*id, bound, Instant::now());
                 if let Some(found) = hit.filter(|found| found.entry.fresh) {
                     places.push(Place::Here(Landing::of(found)));
                     continue;
@@ -277,9 +278,9 @@ impl Counter {
     }
 
     /// What is remembered and inside the bound, fresh or not.
-    fn hit(&self, id: SegmentId, bound: Duration) -> Option<Found> {
+    fn hit(&self, id: SegmentId, bound: Duration, now: Instant) -> Option<Found> {
         let entry = self.local.get(id)?;
-        (entry.age() <= bound).then_some(Found {
+        (entry.age_at(now) <= bound).then_some(Found {
             entry,
             level: Level::Local,
         })
@@ -333,8 +334,8 @@ impl Counter {
         failed.is_some_and(|at| at.elapsed() < LEDGER_PAUSE)
     }
 
-    fn answer(&self, segment: SegmentName, found: Found) -> CountAnswer {
-        let staleness = found.entry.age();
+    fn answer(&self, segment: SegmentName, found: Found, now: Instant) -> CountAnswer {
+        let staleness = found.entry.age_at(now);
         self.metrics.count(found.level, staleness);
         CountAnswer {
             segment,
