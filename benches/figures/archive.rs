@@ -101,14 +101,17 @@ async fn by_hand(database: &str, rows: u32) -> f64 {
     seconds
 }
 
-/// Counts at the ledger while an archive runs as fast as it can, and while none does.
+/// Counts at the ledger while an archive runs as fast as it can, and while none does. Autovacuum comes to what an archive deletes once a minute, so
+/// to some rounds and not to others; it is kept away from all of them, and then let in to show what it does.
 pub async fn beside_counts(plan: &Plan) -> Vec<Row> {
     let server = postgres();
+    server.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'").await;
+    autovacuum(&server, false).await;
     let filled = server.database().await;
     program::run("migrate", &filled);
     fill(&filled, "counted", 1, 20_000, Leaving::Already).await;
     // Enough to move that the archive outlasts what is measured.
-    let rows = (plan.seconds + 2) * 600_000;
+    let rows = (plan.seconds + 2) * 2 * 500_000;
     fill(&filled, "ended", SEGMENTS, rows / SEGMENTS, Leaving::LongAgo).await;
     let mut rows = Vec::new();
     for apart in [false, true] {
@@ -137,7 +140,8 @@ pub async fn beside_counts(plan: &Plan) -> Vec<Row> {
                 .beside(beside, say(by))
                 .ratio(Ratio::of(&archive, by), Bound::AtMost(1.3))
         };
-        rows.push(row("the same, no archive", &each(|p99| p99.alone)));
+        let alone = each(|p99| p99.alone);
+        rows.push(row("the same, no archive", &alone));
         for (compute, by) in [
             (Compute::STEADILY, each(|p99| p99.steadily)),
             (Compute::IN_TURNS, each(|p99| p99.in_turns)),
@@ -145,16 +149,27 @@ pub async fn beside_counts(plan: &Plan) -> Vec<Row> {
             let beside = format!("the same, beside a process that {compute}, in the archive's place");
             rows.push(row(&beside, &by));
         }
+        let vacuumed: Vec<f64> = rounds.iter().filter_map(|p99| p99.vacuumed).collect();
+        if !apart {
+            rows.push(
+                Row::new(&format!("{work}, and beside autovacuum"), say(&vacuumed))
+                    .beside("the same, neither of them", say(&alone))
+                    .unbounded_ratio(Ratio::of(&vacuumed, &alone)),
+            );
+        }
     }
     rows
 }
 
-/// The p99 in microseconds of counts that are alone, beside a process that computes steadily or in turns, and beside an archive.
+/// The p99 in microseconds of counts that are alone, beside a process that computes steadily or in turns, beside an archive, and beside that and
+/// autovacuum.
 struct Beside {
     alone: f64,
     steadily: f64,
     in_turns: f64,
     archive: f64,
+    /// Not where the archive has a processor of its own: autovacuum's processes come and go.
+    vacuumed: Option<f64>,
 }
 
 /// One after another; `apart`: what they are beside runs on the second processor, all else on the first.
@@ -215,6 +230,15 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> Beside
         pin::pin("1", &its);
     }
     let archive = p99().await;
+    let vacuumed = if apart {
+        None
+    } else {
+        autovacuum(server, true).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let vacuumed = p99().await;
+        autovacuum(server, false).await;
+        Some(vacuumed)
+    };
     let outlasted = moves.try_wait().unwrap().is_none();
     let _ = moves.kill().await;
     if apart {
@@ -223,7 +247,7 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> Beside
         pin::pin("0-1", &all);
     }
     eprintln!(
-        "  p99 {alone:.0} µs alone, {steadily:.0} and {in_turns:.0} µs beside a process that computes, {archive:.0} µs beside an archive (apart: {apart})"
+        "  p99 {alone:.0} µs alone, {steadily:.0} and {in_turns:.0} µs beside a process that computes, {archive:.0} µs beside an archive, {vacuumed:.0?} µs and autovacuum (apart: {apart})"
     );
     assert!(
         outlasted,
@@ -236,5 +260,12 @@ async fn once(plan: &Plan, server: &Server, filled: &str, apart: bool) -> Beside
         steadily,
         in_turns,
         archive,
+        vacuumed,
     }
+}
+
+/// Lets autovacuum in, or keeps it away.
+async fn autovacuum(server: &Server, on: bool) {
+    server.execute(&format!("ALTER SYSTEM SET autovacuum = {on}")).await;
+    server.execute("SELECT pg_reload_conf()").await;
 }
