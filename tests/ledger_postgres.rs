@@ -3,6 +3,8 @@
 
 #[path = "ledger_postgres/archive.rs"]
 mod archive;
+#[path = "ledger_postgres/commits.rs"]
+mod commits;
 #[path = "ledger_postgres/jobs.rs"]
 mod jobs;
 mod support;

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::lanes::Lane;
 use super::session::{ANSWER, over_kept, session_of, within};
+use super::writers::{LOOK_EVERY, Older};
 use super::{PostgresLedger, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::late::{MOMENT, Overdue};
@@ -111,16 +112,38 @@ impl PostgresLedger {
     /// free: where little is asked, the only one is the count's.
     fn move_on(&self, lane: &Lane, overdue: Overdue) {
         let (pool, kept) = (self.pool.clone(), Arc::clone(&self.kept));
-        let advancing = sqlx::query(lane.advance_totals.clone())
-            .bind(self.clock())
-            .bind(self.settle_micros())
-            .bind(overdue.segments.clone());
+        let (clock, settle, segments) = (self.clock(), self.settle_micros(), overdue.segments.clone());
+        let (writers, advance, table) = (
+            lane.writers.clone(),
+            lane.advance_totals.clone(),
+            lane.schema.clone() + ".segment_expiry",
+        );
         tokio::spawn(async move {
             let begun = Instant::now();
             let Ok(Ok(mut session)) = within(MOMENT, session_of(&pool, &kept)).await else {
                 return;
             };
-            let answer = within(MOMENT.saturating_sub(begun.elapsed()), advancing.execute(&mut *session)).await;
+            // As a sweep does it.
+            let moving = async {
+                let asking = sqlx::query_scalar("SELECT coalesce($1, clock_timestamp())").bind(clock);
+                let at: jiff_sqlx::Timestamp = asking.fetch_one(&mut *session).await?;
+                let mut older = Older::default();
+                while !older.have_ended(
+                    sqlx::query_scalar(writers.clone())
+                        .bind(&table)
+                        .fetch_all(&mut *session)
+                        .await?,
+                ) {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                sqlx::query(advance)
+                    .bind(at)
+                    .bind(settle)
+                    .bind(segments)
+                    .execute(&mut *session)
+                    .await
+            };
+            let answer = within(MOMENT.saturating_sub(begun.elapsed()), moving).await;
             overdue.ended(session.hear(answer));
         });
     }

@@ -1,10 +1,7 @@
 //! The erasure of a user: suppressed first, then every older writer has ended, then nothing of the user is left but a keyed hash.
 
-use std::time::Duration;
-
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sqlx::Connection;
-use tokio::time::Instant;
 
 use super::lanes::{LANE_CHANGE_LOCK, Lane};
 use super::session::{ANSWER, PART, over};
@@ -26,12 +23,6 @@ SELECT sha256(k.key || convert_to($2, 'UTF8')), gen_random_uuid(), NULL, coalesc
 ON CONFLICT (user_hash) DO UPDATE SET receipt = EXCLUDED.receipt, erased_at = NULL,
   suppressed_until = greatest(s.suppressed_until, EXCLUDED.suppressed_until)
 RETURNING receipt::text
-"#;
-
-/// Who may be writing memberships: whoever holds the lock that writing takes before the snapshot it reads by.
-pub(super) const WRITERS: &str = r#"
-SELECT virtualtransaction FROM pg_locks
- WHERE locktype = 'relation' AND relation = to_regclass($1) AND mode = 'RowExclusiveLock' AND granted AND pid <> pg_backend_pid()
 "#;
 
 /// `$1` clock, `$2` user, `$3` settle / 2 (µs). Rows sorted, then buckets, then totals: the lock order of every writer.
@@ -63,11 +54,6 @@ UPDATE "{base}".suppression s
  WHERE s.user_hash = sha256(k.key || convert_to($2, 'UTF8')) AND s.receipt = $3::uuid
 RETURNING (extract(epoch FROM s.erased_at) * 1000000)::bigint, (extract(epoch FROM s.suppressed_until) * 1000000)::bigint
 "#;
-
-/// How often it is looked whether the older writers have ended.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// Longer than any statement of a writer may take: beyond it what is in the way is none of ours.
-const PATIENCE: Duration = Duration::from_secs(45);
 
 impl PostgresLedger {
     pub(super) async fn erase_user(&self, user: &UserId) -> Result<Erasure, LedgerError> {
@@ -129,7 +115,8 @@ impl PostgresLedger {
 
     /// Deletes what a lane has of a user: how many memberships, how many rows of the history, and whose counts that changed.
     async fn erase_in(&self, lane: &Lane, user: &UserId) -> Result<(i64, i64, Vec<i64>), LedgerError> {
-        self.older_writers_ended(lane).await?;
+        let so = "the user stays suppressed until the erasure is asked for again";
+        self.older_writers_ended(lane, "membership", so).await?;
         let deleting = sqlx::query_as(lane.erase.clone())
             .bind(self.clock())
             .bind(user.as_str())
@@ -139,27 +126,5 @@ impl PostgresLedger {
             .clear_history(lane, "user_id = $3 COLLATE \"C\"", user.as_str())
             .await?;
         Ok((memberships, history, segments))
-    }
-
-    /// Waits for whoever may read by a snapshot from before this call. Those who come later see what is committed; nobody is held up.
-    async fn older_writers_ended(&self, lane: &Lane) -> Result<(), LedgerError> {
-        let table = format!("{}.membership", lane.schema);
-        let look = async || -> Result<Vec<String>, LedgerError> {
-            let looking = sqlx::query_scalar(lane.writers.clone()).bind(&table);
-            over!(self, ANSWER, session => looking.fetch_all(&mut *session))
-        };
-        let mut older = look().await?;
-        let until = Instant::now() + PATIENCE;
-        while !older.is_empty() {
-            if Instant::now() > until {
-                return Err(LedgerError::Timeout(
-                    "a transaction that writes memberships does not end, and the user stays suppressed until the erasure is asked for again".to_owned(),
-                ));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-            let now = look().await?;
-            older.retain(|writer| now.contains(writer));
-        }
-        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use sqlx::{Executor, Postgres};
 use super::session::{ANSWER, over};
 use super::{
     PostgresLedger, Statement, archive, count, deleted, distributed, erase, record, recount, remove, segments,
-    statement, sweep,
+    statement, sweep, writers,
 };
 use crate::counting::SegmentId;
 use crate::ledger::LedgerError;
@@ -55,7 +55,7 @@ impl Texts {
             record_distinct: record::distinct(),
             record_any: record::any(),
             remove: remove::text(),
-            writers: erase::WRITERS.to_owned(),
+            writers: writers::WRITERS.to_owned(),
             erase: erase::deleting(),
             archive: Some(archive::Quick::new()),
             archive_marked: archive::MOVE_MARKED.to_owned(),

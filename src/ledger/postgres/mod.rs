@@ -25,6 +25,7 @@ mod schema;
 mod segments;
 mod session;
 mod sweep;
+mod writers;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};

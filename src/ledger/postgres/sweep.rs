@@ -1,5 +1,8 @@
 //! The sweep: takes what has ended out of the counters, and clears away what else is needed no longer.
 
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+
 use super::lanes::Lane;
 use super::session::{STEP, over};
 use super::{PostgresLedger, partitions};
@@ -16,8 +19,8 @@ pub(super) const FORGET_SUPPRESSIONS: &str =
 
 /// `$1` clock, `$2` settle (µs), `$3` segments: takes out of their totals what has ended.
 ///
-/// Writers leave buckets alone from settle / 2 on, so what is added up is settled, and no row is locked for it. Then totals are locked in the order of
-/// writers; one that somebody else moved on meanwhile is left as it is.
+/// Writers leave buckets alone from settle / 2 on, and those that were under way at the clock's instant have ended, so what is added up is settled, and
+/// no row is locked for it. Then totals are locked in the order of writers; one that somebody else moved on meanwhile is left as it is.
 pub(super) const ADVANCE_TOTALS: &str = r#"
 WITH past AS MATERIALIZED (
   SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' AS until
@@ -64,7 +67,12 @@ impl PostgresLedger {
         let mut counters = 0;
         let lanes = self.all_lanes().await?;
         for lane in lanes.iter() {
-            counters += self.sweep_counters(lane).await?;
+            // A writer that begins after this instant leaves alone what had settled by then; whoever is under way may have begun long ago, and hold
+            // back a commit. So they end first, and every statement after this goes by this instant.
+            let at = crate::ledger::Ledger::now(self).await?;
+            let so = "nothing is taken out of the totals until it does";
+            self.older_writers_ended(lane, "segment_expiry", so).await?;
+            counters += self.sweep_counters(lane, at).await?;
             self.clear_deleted(lane, false).await?;
         }
         self.clear_after_moves(&lanes).await?;
@@ -75,7 +83,7 @@ impl PostgresLedger {
         Ok(Swept { counters, partitions })
     }
 
-    async fn sweep_counters(&self, lane: &Lane) -> Result<i64, LedgerError> {
+    async fn sweep_counters(&self, lane: &Lane, at: Timestamp) -> Result<i64, LedgerError> {
         let (mut counters, mut after, mut at_once) = (0, i64::MIN, TOTALS);
         loop {
             let next = sqlx::query_scalar(lane.sql(
@@ -88,7 +96,7 @@ impl PostgresLedger {
                 return Ok(counters);
             };
             let advancing = sqlx::query(lane.advance_totals.clone())
-                .bind(self.clock())
+                .bind(at.to_sqlx())
                 .bind(self.settle_micros())
                 .bind(&segments);
             match over!(self, STEP, session => advancing.execute(&mut *session)) {
@@ -99,17 +107,17 @@ impl PostgresLedger {
                 }
                 moved => moved?,
             };
-            counters += self.clear_buckets(lane, &segments).await?;
+            counters += self.clear_buckets(lane, at, &segments).await?;
             after = last;
         }
     }
 
     /// Of these segments, in their order.
-    async fn clear_buckets(&self, lane: &Lane, mut segments: &[i64]) -> Result<i64, LedgerError> {
+    async fn clear_buckets(&self, lane: &Lane, at: Timestamp, mut segments: &[i64]) -> Result<i64, LedgerError> {
         let (mut counters, mut at_once) = (0, CHUNK);
         loop {
             let clearing = sqlx::query_as(lane.clear_buckets.clone())
-                .bind(self.clock())
+                .bind(at.to_sqlx())
                 .bind(self.settle_micros())
                 .bind(segments)
                 .bind(at_once);

@@ -1,0 +1,105 @@
+//! Commits that take longer than anything of ours allows: no limit on statements bounds them.
+
+use std::time::{Duration, Instant};
+
+use segment_counter::counting::Window;
+use segment_counter::ledger::{Location, Settings, TestClock, open};
+use sqlx::{Connection, PgConnection};
+
+use super::pair;
+use super::support::postgres::Server;
+
+/// As many sessions as `count` says wait for a standby.
+async fn until_commits_wait(url: &str, count: i64) {
+    let mut session = PgConnection::connect(url).await.unwrap();
+    let begun = Instant::now();
+    loop {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut session).await.unwrap();
+        if waiting >= count {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "no commit waits");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn standby(server: &Server, setting: &str) {
+    server.execute(&format!("ALTER SYSTEM {setting}")).await;
+    server.execute("SELECT pg_reload_conf()").await;
+    // Sessions see it between two statements.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}
+
+/// A renewal is under way when the standby goes; its old bucket settles while the commit waits, and a sweep comes by, or a count of many buckets.
+async fn a_renewal_waits_for_a_standby(sweeps: bool) {
+    let server = Server::start(&[]);
+    let url = server.database().await;
+    let clock = TestClock::at("2026-03-01T12:00:00Z".parse().unwrap());
+    let settings = Settings {
+        settle: Duration::from_secs(2),
+        clock: Some(clock.clone()),
+        ..Settings::default()
+    };
+    let ledger = open(&Location::parse(&url, None, "segment_counter", 4).unwrap(), settings).unwrap();
+    ledger.migrate().await.unwrap();
+    // One ends in each of the minutes to come; the first is renewed below.
+    let mut ending = vec![];
+    for minute in 1..=40 {
+        let mut ends = pair(&format!("ends-{minute}"));
+        ends.ttl = Some(Window::from_seconds(60 * minute).unwrap());
+        ending.push(ends);
+    }
+    ledger.record(&ending).await.unwrap();
+    let all = ledger.least_recently_recounted(1).await.unwrap();
+    assert_eq!(ledger.count(&all).await.unwrap()[0].members, 40);
+
+    standby(&server, "SET synchronous_standby_names = 'gone'").await;
+    let renewing = tokio::spawn({
+        let ledger = ledger.clone();
+        async move { ledger.record(&[pair("ends-1")]).await }
+    });
+    until_commits_wait(&url, 1).await;
+    clock.set("2026-03-01T13:00:00Z".parse().unwrap());
+    let meanwhile = tokio::spawn({
+        let (ledger, all) = (ledger.clone(), all.clone());
+        async move {
+            if sweeps {
+                return ledger.sweep(30).await.unwrap().counters;
+            }
+            let counted = ledger.count(&all).await.unwrap();
+            assert_eq!(counted[0].members, 0, "what has not been committed is not counted");
+            0
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    standby(&server, "RESET synchronous_standby_names").await;
+    let _ = renewing.await.unwrap();
+    let cleared = meanwhile.await.unwrap();
+
+    // Whatever became of its answer, the renewal stands, and so it counts.
+    let mut session = PgConnection::connect(&url).await.unwrap();
+    let renewed = "SELECT count(*) FROM segment_counter_lane_0.membership WHERE expires_at > '2026-03-02'";
+    assert_eq!(
+        sqlx::query_scalar::<_, i64>(renewed)
+            .fetch_one(&mut session)
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(ledger.count(&all).await.unwrap()[0].members, 1);
+    assert_eq!(cleared + ledger.sweep(30).await.unwrap().counters, 40);
+    assert_eq!(ledger.count(&all).await.unwrap()[0].members, 1);
+    let recounted = ledger.recount(&all).await.unwrap();
+    assert_eq!((recounted[0].members, recounted[0].drift), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_takes_nothing_out_of_totals_that_a_commit_under_way_may_still_move() {
+    a_renewal_waits_for_a_standby(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_moves_no_total_past_what_a_commit_under_way_may_still_move() {
+    a_renewal_waits_for_a_standby(false).await;
+}
