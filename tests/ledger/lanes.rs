@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use segment_counter::counting::{Outcome, UserId};
 use segment_counter::ledger::{Ledger, Location, MoveError, PostgresLedger, Settings};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -55,6 +55,50 @@ fn new_segments_go_to_the_lane_with_the_fewest_and_lanes_can_be_added() {
         assert_eq!(lanes, [0, 0, 0, 1, 1, 2, 2]);
         let page = ledger.segments(None, 100).await.unwrap();
         assert!(page.segments.iter().all(|segment| segment.members == 1), "{page:?}");
+    });
+}
+
+#[test]
+fn lanes_are_added_under_writers_and_nothing_acknowledged_is_lost() {
+    crate::world::run(Kind::Postgres, async |world: World| {
+        let place = world.place();
+        let ledger: Arc<dyn Ledger> = opened(&place, &with_lanes(1)).await;
+        let over = Arc::new(AtomicBool::new(false));
+        let mut writers = JoinSet::new();
+        for writer in 0..4 {
+            let (ledger, over) = (Arc::clone(&ledger), Arc::clone(&over));
+            writers.spawn(async move {
+                let mut sent: i64 = 0;
+                while !over.load(Ordering::Relaxed) {
+                    // A segment that stands, and a new one every ten times.
+                    let user = format!("{writer}-{sent}");
+                    let pairs = [pair("old", &user), pair(&format!("new-{writer}-{}", sent / 10), &user)];
+                    let recorded = ledger.record(&pairs).await.unwrap();
+                    assert!(recorded.pairs.iter().all(|one| one.outcome == Outcome::Created));
+                    sent += 1;
+                }
+                sent
+            });
+        }
+        for lanes in 2..=4 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            opened(&place, &with_lanes(lanes)).await;
+            ledger.check().await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        over.store(true, Ordering::Relaxed);
+        let sent: i64 = writers.join_all().await.into_iter().sum();
+        assert!(sent > 200, "the writers hardly wrote: {sent}");
+        let page = ledger.segments(None, 1_000).await.unwrap();
+        let members: i64 = page.segments.iter().map(|segment| segment.members).sum();
+        assert_eq!((count(&ledger, "old").await, members), (sent, 2 * sent));
+        assert_eq!(drift(&ledger).await, 0);
+        let used = format!("SELECT count(DISTINCT lane) FROM \"{}\".segment", place.schema);
+        let used: i64 = sqlx::query_scalar(AssertSqlSafe(used))
+            .fetch_one(&mut PgConnection::connect(&place.url).await.unwrap())
+            .await
+            .unwrap();
+        assert_eq!(used, 4, "new segments go to the new lanes");
     });
 }
 

@@ -72,22 +72,22 @@ async fn erasures_at_once_wait_for_nobodys_session() {
     }
 }
 
+/// The counters of as many users in one segment.
+const A_HUNDRED_THAT_HAVE_ENDED_AND_TEN_THAT_HAVE_NOT: &str = "
+INSERT INTO segment_counter.segment (name, from_pair, created_at) VALUES ('s', false, now());
+INSERT INTO segment_counter_lane_0.segment_expiry (segment_id, expires_at, members)
+SELECT id, date_trunc('minute', now()) + interval '1 minute' * minute, 1 FROM segment_counter.segment,
+       (SELECT 30 + n FROM generate_series(1, 10) n UNION ALL SELECT -12 - n FROM generate_series(1, 100) n) e(minute);
+INSERT INTO segment_counter_lane_0.segment_total (segment_id, members)
+SELECT segment_id, sum(members) FROM segment_counter_lane_0.segment_expiry GROUP BY 1";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_count_moves_its_total_on_however_few_sessions_there_are() {
     for connections in [1, 2, 4] {
         let url = server().database().await;
         let location = Location::parse(&url, None, "segment_counter", connections).unwrap();
         open(&location, Settings::default()).unwrap().migrate().await.unwrap();
-        execute(
-            &url,
-            "INSERT INTO segment_counter.segment (name, from_pair, created_at) VALUES ('s', false, now());
-             INSERT INTO segment_counter_lane_0.segment_expiry (segment_id, expires_at, members)
-             SELECT id, date_trunc('minute', now()) + interval '1 minute' * minute, 1 FROM segment_counter.segment,
-                    (SELECT 30 + n FROM generate_series(1, 10) n UNION ALL SELECT -12 - n FROM generate_series(1, 100) n) e(minute);
-             INSERT INTO segment_counter_lane_0.segment_total (segment_id, members)
-             SELECT segment_id, sum(members) FROM segment_counter_lane_0.segment_expiry GROUP BY 1",
-        )
-        .await;
+        execute(&url, A_HUNDRED_THAT_HAVE_ENDED_AND_TEN_THAT_HAVE_NOT).await;
         let ledger = open(&location, Settings::default()).unwrap();
         let all = ledger.least_recently_recounted(1).await.unwrap();
         assert_eq!(ledger.count(&all).await.unwrap()[0].members, 10);
@@ -104,4 +104,28 @@ async fn one_count_moves_its_total_on_however_few_sessions_there_are() {
         }
         assert_eq!(ledger.count(&all).await.unwrap()[0].members, 10);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_are_answered_where_no_total_can_be_moved_on() {
+    let url = server().database().await;
+    ledger(&url, None).migrate().await.unwrap();
+    execute(&url, A_HUNDRED_THAT_HAVE_ENDED_AND_TEN_THAT_HAVE_NOT).await;
+    let database = url.rsplit_once('/').unwrap().1;
+    let read_only = format!("ALTER DATABASE {database} SET default_transaction_read_only = on");
+    execute(&url, &read_only).await;
+    let ledger = ledger(&url, None);
+    let all = ledger.least_recently_recounted(1).await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(ledger.count(&all).await.unwrap()[0].members, 10);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    let mut session = PgConnection::connect(&url).await.unwrap();
+    let moved = "SELECT since > now() - interval '1 hour' FROM segment_counter_lane_0.segment_total";
+    assert!(
+        !sqlx::query_scalar::<_, bool>(moved)
+            .fetch_one(&mut session)
+            .await
+            .unwrap()
+    );
 }
