@@ -3,11 +3,11 @@
 
 #[path = "ledger_postgres/archive.rs"]
 mod archive;
-#[path = "ledger_postgres/commits.rs"]
-mod commits;
 #[path = "ledger_postgres/jobs.rs"]
 mod jobs;
 mod support;
+#[path = "ledger_postgres/sweeps.rs"]
+mod sweeps;
 
 use std::time::{Duration, Instant};
 

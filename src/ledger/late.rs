@@ -11,7 +11,7 @@ use super::LedgerError;
 const MANY: i64 = 30;
 /// How many totals are moved on at once: of one count, those with the most.
 const AT_ONCE: usize = 100;
-/// How long that may take: nobody waits for it, and locks are held at its end only.
+/// How long each part of that may take: nobody waits for it, and locks are held in the last one only.
 pub(super) const MOMENT: Duration = Duration::from_secs(1);
 /// How soon after one the next may be.
 const EVERY: Duration = Duration::from_millis(100);

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use tokio::time::Instant;
 
 use super::lanes::Lane;
 use super::session::{ANSWER, over_kept, session_of, within};
-use super::writers::{LOOK_EVERY, Older};
 use super::{PostgresLedger, timestamp};
 use crate::counting::SegmentId;
 use crate::ledger::late::{MOMENT, Overdue};
@@ -112,39 +110,28 @@ impl PostgresLedger {
     /// free: where little is asked, the only one is the count's.
     fn move_on(&self, lane: &Lane, overdue: Overdue) {
         let (pool, kept) = (self.pool.clone(), Arc::clone(&self.kept));
-        let (clock, settle, segments) = (self.clock(), self.settle_micros(), overdue.segments.clone());
-        let (writers, advance, table) = (
-            lane.writers.clone(),
-            lane.advance_totals.clone(),
-            lane.schema.clone() + ".segment_expiry",
-        );
+        let (writers, advance) = (self.writers(lane, "segment_expiry"), lane.advance.clone());
+        let (clock, settle) = (self.clock(), self.settle_micros());
         tokio::spawn(async move {
-            let begun = Instant::now();
             let Ok(Ok(mut session)) = within(MOMENT, session_of(&pool, &kept)).await else {
                 return;
             };
-            // As a sweep does it.
+            let asking = sqlx::query_scalar("SELECT coalesce($1, clock_timestamp())").bind(clock);
+            let told = within(MOMENT, asking.fetch_one(&mut *session)).await;
+            let told: Result<jiff_sqlx::Timestamp, _> = session.hear(told);
             let moving = async {
-                let asking = sqlx::query_scalar("SELECT coalesce($1, clock_timestamp())").bind(clock);
-                let at: jiff_sqlx::Timestamp = asking.fetch_one(&mut *session).await?;
-                let mut older = Older::default();
-                while !older.have_ended(
-                    sqlx::query_scalar(writers.clone())
-                        .bind(&table)
-                        .fetch_all(&mut *session)
-                        .await?,
-                ) {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
-                sqlx::query(advance)
-                    .bind(at)
-                    .bind(settle)
-                    .bind(segments)
-                    .execute(&mut *session)
-                    .await
+                let at = told?.to_jiff();
+                // Not over the session: they may take as long as all of this, and it may be the only one.
+                writers.older_ended(MOMENT).await?;
+                let Ok(session) = within(MOMENT, session_of(&pool, &kept)).await else {
+                    return Ok(());
+                };
+                let mut session = session?;
+                let answer = within(MOMENT, advance.over(&mut session, at, settle, &overdue.segments)).await;
+                session.hear(answer)
             };
-            let answer = within(MOMENT.saturating_sub(begun.elapsed()), moving).await;
-            overdue.ended(session.hear(answer));
+            let moved = moving.await;
+            overdue.ended(moved);
         });
     }
 }

@@ -28,7 +28,7 @@ SELECT inhrelid::regclass::text, pg_relation_size(inhrelid) / current_setting('b
   FROM pg_inherits WHERE inhparent = to_regclass($1) ORDER BY 1";
 
 impl PostgresLedger {
-    /// Clears away what segments left that were deleted before now - settle: by then no writer is under way that took them for existing.
+    /// Clears away what segments left that were deleted before now - settle, once no writer is under way that may have taken them for existing.
     /// `moved`: of those that live in another lane instead, which is to be done only while no move is under way.
     pub(super) async fn clear_deleted(&self, lane: &Lane, moved: bool) -> Result<(), LedgerError> {
         let looking = sqlx::query_scalar(lane.sql(
@@ -42,6 +42,8 @@ impl PostgresLedger {
         if ids.is_empty() {
             return Ok(());
         }
+        // Whoever begins now sees the deletion; whoever began before may hold back a commit for longer than the settle time.
+        self.older_writers_ended(lane, "membership").await?;
         for id in &ids {
             self.clear_rows(lane, SegmentId(*id), |_| ()).await?;
         }

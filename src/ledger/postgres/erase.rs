@@ -115,8 +115,7 @@ impl PostgresLedger {
 
     /// Deletes what a lane has of a user: how many memberships, how many rows of the history, and whose counts that changed.
     async fn erase_in(&self, lane: &Lane, user: &UserId) -> Result<(i64, i64, Vec<i64>), LedgerError> {
-        let so = "the user stays suppressed until the erasure is asked for again";
-        self.older_writers_ended(lane, "membership", so).await?;
+        self.older_writers_ended(lane, "membership").await?;
         let deleting = sqlx::query_as(lane.erase.clone())
             .bind(self.clock())
             .bind(user.as_str())

@@ -38,6 +38,8 @@ pub(super) struct Texts {
     pub(super) archive_marked: String,
     pub(super) heap_blocks: String,
     pub(super) partitions: String,
+    /// `None`: `advance_totals` locks them too.
+    pub(super) lock_totals: Option<String>,
     pub(super) advance_totals: String,
     pub(super) clear_buckets: String,
     /// `None`: segments are compared one by one.
@@ -61,6 +63,7 @@ impl Texts {
             archive_marked: archive::MOVE_MARKED.to_owned(),
             heap_blocks: archive::HEAP_BLOCKS.to_owned(),
             partitions: deleted::PARTITIONS.to_owned(),
+            lock_totals: Some(sweep::LOCK_TOTALS.to_owned()),
             advance_totals: sweep::ADVANCE_TOTALS.to_owned(),
             clear_buckets: sweep::CLEAR_BUCKETS.to_owned(),
             agree: Some(recount::agree()),
@@ -98,7 +101,7 @@ pub(super) struct Lane {
     pub(super) archive_marked: Statement,
     pub(super) heap_blocks: Statement,
     pub(super) partitions: Statement,
-    pub(super) advance_totals: Statement,
+    pub(super) advance: sweep::Advance,
     pub(super) clear_buckets: Statement,
     pub(super) agree: Option<[Statement; 2]>,
     pub(super) compare: Statement,
@@ -166,7 +169,10 @@ impl Lane {
             archive_marked: fill(&texts.archive_marked),
             heap_blocks: fill(&texts.heap_blocks),
             partitions: fill(&texts.partitions),
-            advance_totals: fill(&texts.advance_totals),
+            advance: sweep::Advance {
+                lock: texts.lock_totals.as_deref().map(fill),
+                advance: fill(&texts.advance_totals),
+            },
             clear_buckets: fill(&texts.clear_buckets),
             agree: texts
                 .agree

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::PostgresLedger;
 use crate::ledger::{LedgerError, Settings};
 
-/// A writer that outlived settle / 2 could meet the sweeper; a tenth of it leaves no doubt.
+/// A sweep waits for whoever was writing, so this is how long it may have to, but for commits, which nothing bounds.
 pub(super) fn statement_timeout(settings: &Settings) -> Duration {
     (settings.settle / 10).clamp(Duration::from_millis(500), Duration::from_secs(30))
 }

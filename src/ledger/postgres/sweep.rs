@@ -2,46 +2,81 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
+use sqlx::{Connection, PgConnection};
 
 use super::lanes::Lane;
 use super::session::{STEP, over};
-use super::{PostgresLedger, partitions};
+use super::{PostgresLedger, Statement, partitions};
 use crate::ledger::{LedgerError, Swept};
 
 /// How many buckets one statement clears.
 const CHUNK: i64 = 10_000;
-/// How many totals one statement moves on.
-const TOTALS: i64 = 500;
+/// How many totals one transaction moves on: what it adds up is added up under their locks.
+const TOTALS: i64 = 200;
 
 /// `$1` clock: forgets the erasures whose suppression keeps nothing out any more.
 pub(super) const FORGET_SUPPRESSIONS: &str =
     "DELETE FROM \"{base}\".suppression WHERE suppressed_until <= coalesce($1, clock_timestamp())";
 
-/// `$1` clock, `$2` settle (µs), `$3` segments: takes out of their totals what has ended.
+/// `$1` instant, `$2` settle (µs), `$3` segments: locks the totals of those of which something has ended, in the order of writers, and answers which.
+pub(super) const LOCK_TOTALS: &str = r#"
+SELECT t.segment_id FROM "{lane}".segment_total t
+ WHERE t.segment_id = ANY ($3::bigint[])
+   AND EXISTS (SELECT FROM "{lane}".segment_expiry b
+                WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= $1 - $2 * interval '1 microsecond')
+ ORDER BY t.segment_id FOR NO KEY UPDATE OF t
+"#;
+
+/// The same parameters: takes out of the locked totals what has ended.
 ///
-/// Writers leave buckets alone from settle / 2 on, and those that were under way at the clock's instant have ended, so what is added up is settled, and
-/// no row is locked for it. Then totals are locked in the order of writers; one that somebody else moved on meanwhile is left as it is.
+/// A statement of its own, so that it sees what was committed while the locks were waited for: a writer with a longer settle time may have moved a bucket that has
+/// ended by ours, and did so under its total's lock.
 pub(super) const ADVANCE_TOTALS: &str = r#"
-WITH past AS MATERIALIZED (
-  SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' AS until
-), ended AS MATERIALIZED (
-  SELECT t.segment_id, t.since, p.until, e.members
-    FROM "{lane}".segment_total t
-   CROSS JOIN past p
-   CROSS JOIN LATERAL (SELECT sum(b.members)::bigint AS members FROM "{lane}".segment_expiry b
-                        WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= p.until) e
-   WHERE t.segment_id = ANY ($3::bigint[]) AND e.members IS NOT NULL
-), locked AS MATERIALIZED (
-  SELECT t.segment_id FROM "{lane}".segment_total t
-   WHERE t.segment_id = ANY ($3::bigint[]) AND (t.segment_id, t.since) IN (SELECT e.segment_id, e.since FROM ended e)
-   ORDER BY t.segment_id FOR NO KEY UPDATE OF t
-)
 UPDATE "{lane}".segment_total t
    SET since = e.until, members = t.members - e.members
-  FROM ended e
- WHERE t.segment_id = ANY ($3::bigint[]) AND t.segment_id = e.segment_id AND t.since = e.since
-   AND t.segment_id IN (SELECT l.segment_id FROM locked l)
+  FROM (SELECT k.segment_id, p.until,
+               (SELECT sum(b.members)::bigint FROM "{lane}".segment_expiry b
+                 WHERE b.segment_id = k.segment_id AND b.expires_at > k.since AND b.expires_at <= p.until) AS members
+          FROM "{lane}".segment_total k
+         CROSS JOIN (SELECT $1 - $2 * interval '1 microsecond' AS until) p
+         WHERE k.segment_id = ANY ($3::bigint[])) e
+ WHERE t.segment_id = ANY ($3::bigint[]) AND t.segment_id = e.segment_id AND e.members IS NOT NULL
 "#;
+
+/// How totals are moved on.
+#[derive(Debug, Clone)]
+pub(super) struct Advance {
+    /// `None` where `advance` is a function that does both.
+    pub(super) lock: Option<Statement>,
+    pub(super) advance: Statement,
+}
+
+impl Advance {
+    /// Takes out of the totals of `segments` what had settled at `at`. Whoever was writing then must have ended: it may have begun long ago, and hold back a
+    /// commit. Whoever begins later leaves alone what had settled by then.
+    pub(super) async fn over(
+        self,
+        session: &mut PgConnection,
+        at: Timestamp,
+        settle: i64,
+        segments: &[i64],
+    ) -> Result<(), sqlx::Error> {
+        let mut transaction = session.begin().await?;
+        let locked: Option<Vec<i64>> = match self.lock {
+            Some(lock) => {
+                let locking = sqlx::query_scalar(lock).bind(at.to_sqlx()).bind(settle).bind(segments);
+                Some(locking.fetch_all(&mut *transaction).await?)
+            }
+            None => None,
+        };
+        let segments = locked.as_deref().unwrap_or(segments);
+        if !segments.is_empty() {
+            let advancing = sqlx::query(self.advance).bind(at.to_sqlx()).bind(settle).bind(segments);
+            advancing.execute(&mut *transaction).await?;
+        }
+        transaction.commit().await
+    }
+}
 
 /// `$1` clock, `$2` settle (µs), `$3` segments, `$4` how many: clears buckets of theirs that are settled and that no total holds any more. Answers how many,
 /// and the last segment that had any.
@@ -64,23 +99,31 @@ SELECT count(*), max(segment_id) FROM cleared
 
 impl PostgresLedger {
     pub(super) async fn sweep_past(&self, keep_days: u32) -> Result<Swept, LedgerError> {
-        let mut counters = 0;
+        let (mut counters, mut failed) = (0, None);
         let lanes = self.all_lanes().await?;
         for lane in lanes.iter() {
-            // A writer that begins after this instant leaves alone what had settled by then; whoever is under way may have begun long ago, and hold
-            // back a commit. So they end first, and every statement after this goes by this instant.
-            let at = crate::ledger::Ledger::now(self).await?;
-            let so = "nothing is taken out of the totals until it does";
-            self.older_writers_ended(lane, "segment_expiry", so).await?;
-            counters += self.sweep_counters(lane, at).await?;
-            self.clear_deleted(lane, false).await?;
+            // What is in the way in one lane is not in that of others, nor of what is to be forgotten.
+            match self.sweep_lane(lane).await {
+                Ok(cleared) => counters += cleared,
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
-        self.clear_after_moves(&lanes).await?;
+        if let Err(error) = self.clear_after_moves(&lanes).await {
+            failed = failed.or(Some(error));
+        }
         let spent = sqlx::query(lanes.forget_suppressions.clone()).bind(self.clock());
         over!(self, STEP, session => spent.execute(&mut *session))?;
         self.forget_runs(keep_days).await?;
         let partitions = partitions::drop_past(self, keep_days).await?;
-        Ok(Swept { counters, partitions })
+        failed.map_or(Ok(Swept { counters, partitions }), Err)
+    }
+
+    async fn sweep_lane(&self, lane: &Lane) -> Result<i64, LedgerError> {
+        let at = crate::ledger::Ledger::now(self).await?;
+        self.older_writers_ended(lane, "segment_expiry").await?;
+        let cleared = self.sweep_counters(lane, at).await?;
+        self.clear_deleted(lane, false).await?;
+        Ok(cleared)
     }
 
     async fn sweep_counters(&self, lane: &Lane, at: Timestamp) -> Result<i64, LedgerError> {
@@ -95,11 +138,8 @@ impl PostgresLedger {
             let Some(last) = segments.last().copied() else {
                 return Ok(counters);
             };
-            let advancing = sqlx::query(lane.advance_totals.clone())
-                .bind(at.to_sqlx())
-                .bind(self.settle_micros())
-                .bind(&segments);
-            match over!(self, STEP, session => advancing.execute(&mut *session)) {
+            let (advance, settle) = (lane.advance.clone(), self.settle_micros());
+            match over!(self, STEP, session => advance.over(&mut session, at, settle, &segments)) {
                 // Much has ended since the last time: fewer take less.
                 Err(LedgerError::Timeout(_)) if at_once > 1 => {
                     at_once = (at_once / 4).max(1);

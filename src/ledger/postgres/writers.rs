@@ -1,12 +1,14 @@
 //! Who is writing: what an erasure and a sweep wait for, since no limit on statements bounds how long a commit takes that waits for a standby.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::PgPool;
 use tokio::time::Instant;
 
-use super::PostgresLedger;
 use super::lanes::Lane;
-use super::session::{ANSWER, over};
+use super::session::{ANSWER, Kept, session_of, within};
+use super::{PostgresLedger, Statement};
 use crate::ledger::LedgerError;
 
 /// `$1` a table. Who may be writing it: whoever holds the lock that writing takes before the snapshot it reads by, and until its commit is seen.
@@ -16,64 +18,69 @@ SELECT virtualtransaction FROM pg_locks
    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 "#;
 
-/// How often it is looked whether the older writers have ended.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// Longer than any statement of a writer may take: beyond it what is in the way is no statement of ours.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// How soon it is looked again whether the older writers have ended, and at longest where one does not.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LOOK_AT_LONGEST: Duration = Duration::from_millis(200);
+/// Longer than a statement of a writer may take, and than a transaction whose client has gone: beyond it what is in the way is a recount that mends much, or
+/// nothing of ours.
+const PATIENCE: Duration = Duration::from_secs(75);
 
-/// Those whom the first look saw, and every look since.
-#[derive(Debug, Default)]
-pub(super) struct Older(Option<Vec<String>>);
+/// Those who write one table of a lane.
+pub(super) struct Writers {
+    pool: PgPool,
+    kept: Arc<Kept>,
+    looking: Statement,
+    table: String,
+}
 
-impl Older {
-    /// Whether nobody is left of them; `now`: whom this look sees.
-    pub(super) fn have_ended(&mut self, now: Vec<String>) -> bool {
-        let left = match self.0.take() {
-            None => now,
-            Some(mut older) => {
-                older.retain(|writer| now.contains(writer));
-                older
+impl Writers {
+    async fn look(&self) -> Result<Vec<String>, LedgerError> {
+        let mut session = session_of(&self.pool, &self.kept).await?;
+        let looking = sqlx::query_scalar(self.looking.clone()).bind(&self.table);
+        let answer = within(ANSWER, looking.fetch_all(&mut *session)).await;
+        session.hear(answer)
+    }
+
+    /// Waits for whoever may write by a snapshot from before this call; those who come later see what is committed, and nobody is held up.
+    /// [`LedgerError::Timeout`] where somebody does not end in time.
+    pub(super) async fn older_ended(&self, patience: Duration) -> Result<(), LedgerError> {
+        let until = Instant::now() + patience;
+        // And for what those leave prepared on another machine, under another name than their own.
+        for _ in 0..2 {
+            let mut older = self.look().await?;
+            if older.is_empty() {
+                return Ok(());
             }
-        };
-        self.0.insert(left).is_empty()
+            let mut pause = LOOK_AGAIN;
+            while !older.is_empty() {
+                if Instant::now() > until {
+                    let table = &self.table;
+                    return Err(LedgerError::Timeout(format!(
+                        "a transaction that writes {table} does not end: one that is idle, or whose commit waits for a standby"
+                    )));
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LOOK_AT_LONGEST);
+                let now = self.look().await?;
+                older.retain(|writer| now.contains(writer));
+            }
+        }
+        Ok(())
     }
 }
 
 impl PostgresLedger {
-    /// Waits for whoever may write `table` by a snapshot from before this call. Those who come later see what is committed; nobody is held up.
-    /// [`LedgerError::Timeout`] where one does not end; `so` says what becomes of it.
-    pub(super) async fn older_writers_ended(&self, lane: &Lane, table: &str, so: &str) -> Result<(), LedgerError> {
-        let table = format!("{}.{table}", lane.schema);
-        let (mut older, until) = (Older::default(), Instant::now() + PATIENCE);
-        loop {
-            let looking = sqlx::query_scalar(lane.writers.clone()).bind(&table);
-            if older.have_ended(over!(self, ANSWER, session => looking.fetch_all(&mut *session))?) {
-                return Ok(());
-            }
-            if Instant::now() > until {
-                return Err(LedgerError::Timeout(format!(
-                    "a transaction that writes {table} does not end, one that is idle or whose commit waits for a standby; {so}"
-                )));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+    pub(super) fn writers(&self, lane: &Lane, table: &str) -> Writers {
+        Writers {
+            pool: self.pool.clone(),
+            kept: Arc::clone(&self.kept),
+            looking: lane.writers.clone(),
+            table: format!("{}.{table}", lane.schema),
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn named(writers: &[&str]) -> Vec<String> {
-        writers.iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn who_comes_later_is_not_waited_for() {
-        let mut older = Older::default();
-        assert!(!older.have_ended(named(&["1", "2"])));
-        assert!(!older.have_ended(named(&["2", "3"])));
-        assert!(older.have_ended(named(&["3", "4"])));
-        assert!(Older::default().have_ended(vec![]));
+    /// [`Writers::older_ended`], with all the patience that there is.
+    pub(super) async fn older_writers_ended(&self, lane: &Lane, table: &str) -> Result<(), LedgerError> {
+        self.writers(lane, table).older_ended(PATIENCE).await
     }
 }

@@ -5,8 +5,10 @@
       FROM unnest(counted_segments, counted_ends, counted) AS d(segment_id, expires_at, members), "{base}".removal_epoch
      ORDER BY d.segment_id, d.expires_at
     ON CONFLICT (segment_id, expires_at) DO UPDATE SET members = b.members + EXCLUDED.members;
-    -- A total holds no bucket that ends by its `since`. Where one has ended, the totals are locked before that is asked.
-    IF EXISTS (SELECT FROM unnest(counted_ends) AS c(ends) WHERE c.ends <= instant) THEN
+    -- A total holds no bucket that ends by its `since`. Where one has ended, by the clock or by that, the totals are locked before that is asked.
+    IF EXISTS (SELECT FROM unnest(counted_ends) AS c(ends) WHERE c.ends <= instant)
+       OR EXISTS (SELECT FROM unnest(counted_segments, counted_ends) AS c(segment_id, ends), "{lane}".segment_total t
+                   WHERE t.segment_id = c.segment_id AND c.ends <= t.since) THEN
       FOR one IN
         SELECT t.segment_id, t.since FROM "{lane}".segment_total t WHERE t.segment_id = ANY (counted_segments)
          ORDER BY t.segment_id FOR NO KEY UPDATE

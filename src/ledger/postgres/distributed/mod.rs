@@ -30,6 +30,7 @@ pub(super) fn texts() -> Texts {
         archive_marked: "SELECT * FROM \"{lane}\".archive($1, $2, $3, $4, $5, $6)".to_owned(),
         heap_blocks: "SELECT citus_relation_size(to_regclass($1)) / current_setting('block_size')::bigint".to_owned(),
         partitions: PARTITIONS.to_owned(),
+        lock_totals: None,
         advance_totals: "SELECT \"{lane}\".advance_totals($1, $2, $3)".to_owned(),
         clear_buckets: "SELECT * FROM \"{lane}\".clear_buckets($1, $2, $3, $4)".to_owned(),
         agree: None,

@@ -1,25 +1,25 @@
-//! Commits that take longer than anything of ours allows: no limit on statements bounds them.
+//! Whom a sweep meets: writers whose commit takes longer than anything of ours allows, since no limit on statements bounds it, and writers with another
+//! settle time.
 
 use std::time::{Duration, Instant};
 
-use segment_counter::counting::Window;
+use segment_counter::counting::{SegmentName, Window};
 use segment_counter::ledger::{Location, Settings, TestClock, open};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::pair;
-use super::support::postgres::Server;
+use super::support::postgres::{Server, server};
 
-/// As many sessions as `count` says wait for a standby.
-async fn until_commits_wait(url: &str, count: i64) {
+async fn until_sessions_wait(url: &str, so: &str) {
     let mut session = PgConnection::connect(url).await.unwrap();
+    let waiting = format!("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND {so})");
     let begun = Instant::now();
-    loop {
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut session).await.unwrap();
-        if waiting >= count {
-            return;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(10), "no commit waits");
+    while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(waiting.clone()))
+        .fetch_one(&mut session)
+        .await
+        .unwrap()
+    {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -59,7 +59,7 @@ async fn a_renewal_waits_for_a_standby(sweeps: bool) {
         let ledger = ledger.clone();
         async move { ledger.record(&[pair("ends-1")]).await }
     });
-    until_commits_wait(&url, 1).await;
+    until_sessions_wait(&url, "wait_event = 'SyncRep'").await;
     clock.set("2026-03-01T13:00:00Z".parse().unwrap());
     let meanwhile = tokio::spawn({
         let (ledger, all) = (ledger.clone(), all.clone());
@@ -88,6 +88,20 @@ async fn a_renewal_waits_for_a_standby(sweeps: bool) {
         1
     );
     assert_eq!(ledger.count(&all).await.unwrap()[0].members, 1);
+    if !sweeps {
+        let total = "SELECT since > '2026-03-01' FROM segment_counter_lane_0.segment_total";
+        let begun = Instant::now();
+        while !sqlx::query_scalar::<_, bool>(total)
+            .fetch_one(&mut session)
+            .await
+            .unwrap()
+        {
+            assert!(begun.elapsed() < Duration::from_secs(10), "no count moved the total on");
+            ledger.count(&all).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(ledger.count(&all).await.unwrap()[0].members, 1);
+    }
     assert_eq!(cleared + ledger.sweep(30).await.unwrap().counters, 40);
     assert_eq!(ledger.count(&all).await.unwrap()[0].members, 1);
     let recounted = ledger.recount(&all).await.unwrap();
@@ -102,4 +116,46 @@ async fn a_sweep_takes_nothing_out_of_totals_that_a_commit_under_way_may_still_m
 #[tokio::test(flavor = "multi_thread")]
 async fn a_count_moves_no_total_past_what_a_commit_under_way_may_still_move() {
     a_renewal_waits_for_a_standby(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_with_a_longer_settle_time_is_seen_by_a_sweep_that_waits_meanwhile() {
+    let url = server().database().await;
+    let clock = TestClock::at("2026-03-01T12:00:00Z".parse().unwrap());
+    let settled_after = |seconds| {
+        let settings = Settings {
+            settle: Duration::from_secs(seconds),
+            clock: Some(clock.clone()),
+            ..Settings::default()
+        };
+        open(&Location::parse(&url, None, "segment_counter", 4).unwrap(), settings).unwrap()
+    };
+    let (slow, quick) = (settled_after(1_800), settled_after(300));
+    slow.migrate().await.unwrap();
+    let ends_soon = |segment| {
+        let mut pair = pair("u");
+        pair.segment = SegmentName::new(segment).unwrap();
+        pair.ttl = Some(Window::from_seconds(60).unwrap());
+        pair
+    };
+    slow.record(&[ends_soon("first"), ends_soon("second")]).await.unwrap();
+    clock.set("2026-03-01T12:11:00Z".parse().unwrap());
+    // The first total holds the sweep up, whose look at the second one was before the renewal.
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    let hold = "BEGIN; SELECT FROM segment_counter_lane_0.segment_total t JOIN segment_counter.segment s ON s.id = t.segment_id
+                 WHERE s.name = 'first' FOR UPDATE OF t";
+    sqlx::raw_sql(hold).execute(&mut other).await.unwrap();
+    let sweeping = tokio::spawn(async move { quick.sweep(30).await.unwrap() });
+    until_sessions_wait(&url, "wait_event_type = 'Lock'").await;
+    let mut renewed = ends_soon("second");
+    renewed.ttl = None;
+    slow.record(&[renewed]).await.unwrap();
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    assert_eq!(sweeping.await.unwrap().counters, 2);
+    let all = slow.least_recently_recounted(10).await.unwrap();
+    let counted = slow.count(&all).await.unwrap();
+    assert_eq!(counted.iter().map(|count| count.members).sum::<i64>(), 1);
+    for recounted in slow.recount(&all).await.unwrap() {
+        assert_eq!(recounted.drift, 0);
+    }
 }
