@@ -41,7 +41,8 @@ async fn a_renewal_waits_for_a_standby(sweeps: bool) {
         clock: Some(clock.clone()),
         ..Settings::default()
     };
-    let ledger = open(&Location::parse(&url, None, "segment_counter", 4).unwrap(), settings).unwrap();
+    let location = Location::parse(&url, None, "segment_counter", 4).unwrap();
+    let ledger = open(&location, settings.clone()).unwrap();
     ledger.migrate().await.unwrap();
     // One ends in each of the minutes to come; the first is renewed below.
     let mut ending = vec![];
@@ -89,6 +90,8 @@ async fn a_renewal_waits_for_a_standby(sweeps: bool) {
     );
     assert_eq!(ledger.count(&all).await.unwrap()[0].members, 1);
     if !sweeps {
+        // By another process: this one tries again only after a while, where it gave up waiting.
+        let ledger = open(&location, settings).unwrap();
         let total = "SELECT since > '2026-03-01' FROM segment_counter_lane_0.segment_total";
         let begun = Instant::now();
         while !sqlx::query_scalar::<_, bool>(total)

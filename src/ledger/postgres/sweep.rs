@@ -78,7 +78,7 @@ impl Advance {
     }
 }
 
-/// `$1` clock, `$2` settle (µs), `$3` segments, `$4` how many: clears buckets of theirs that are settled and that no total holds any more. Answers how many,
+/// `$1` instant, `$2` settle (µs), `$3` segments, `$4` how many: clears buckets of theirs that are settled and that no total holds any more. Answers how many,
 /// and the last segment that had any.
 ///
 /// Segment by segment (`OFFSET 0` keeps it so), since the key begins with it: a walk through the whole table for each chunk would grow with what is still
@@ -87,7 +87,7 @@ pub(super) const CLEAR_BUCKETS: &str = r#"
 WITH cleared AS (
   DELETE FROM "{lane}".segment_expiry WHERE ctid = ANY (ARRAY(
     SELECT c.tid
-      FROM (SELECT coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' AS until) p
+      FROM (SELECT $1 - $2 * interval '1 microsecond' AS until) p
      CROSS JOIN (SELECT s.segment_id, s.since FROM "{lane}".segment_total s WHERE s.segment_id = ANY ($3::bigint[]) ORDER BY s.segment_id) t
      CROSS JOIN LATERAL (SELECT b.ctid AS tid FROM "{lane}".segment_expiry b
                           WHERE b.segment_id = t.segment_id AND b.expires_at <= least(t.since, p.until) OFFSET 0) c
