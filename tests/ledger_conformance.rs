@@ -18,6 +18,8 @@ mod jobs;
 mod lanes_of_postgres;
 #[path = "ledger/model.rs"]
 mod model;
+#[path = "ledger/moves.rs"]
+mod moves;
 #[path = "ledger/pooled.rs"]
 mod pooled;
 #[path = "ledger/random.rs"]
@@ -66,7 +68,10 @@ for_every_ledger! {
     removal::rule_10_every_change_of_that_kind_raises_the_epoch,
     removal::rule_11_an_erased_user_is_nowhere_and_late_pairs_stay_out,
     removal::rule_11_what_an_erasure_keeps_out_stays_out_after_another_on_a_clock_that_stepped_back,
+    removal::rule_11_what_a_removal_keeps_out_stays_out_after_an_erasure_on_a_clock_that_stepped_back,
     removal::rule_11_an_erasure_waits_for_writers_and_leaves_nothing_behind_among_them,
+    removal::rule_11_a_removal_ends_what_an_erasure_that_broke_off_left,
+    counters::a_recount_of_a_deleted_segment_finds_nothing,
     removal::a_deleted_segment_is_gone_at_once_and_its_rows_with_the_next_sweep,
     rules::pairs_from_the_far_past_are_expired_and_spoil_no_batch,
     rules::segments_are_listed_by_name_in_pages,

@@ -5,6 +5,8 @@
 mod archive;
 #[path = "ledger_postgres/jobs.rs"]
 mod jobs;
+#[path = "ledger_postgres/moves.rs"]
+mod moves;
 mod support;
 #[path = "ledger_postgres/sweeps.rs"]
 mod sweeps;

@@ -6,7 +6,7 @@ use segment_counter::counting::{Pair, SegmentId, UserId, Window};
 use segment_counter::ledger::{Job, LedgerError, Settings, SharedLedger};
 
 use crate::model::SECOND;
-use crate::world::{Kind, Place, World, after, clock, count, drift, id, pair, pair_at, removal, settings, start};
+use crate::world::{Kind, Place, World, after, clock, count, drift, id, name, pair, pair_at, removal, settings, start};
 
 pub async fn a_recount_mends_what_differs_and_says_so(world: World) {
     let clock = clock();
@@ -378,4 +378,15 @@ pub async fn a_ledger_of_the_version_before_counts_the_same_once_it_is_migrated(
         );
         assert_eq!(count(&ledger, "other").await, 5);
     }
+}
+
+pub async fn a_recount_of_a_deleted_segment_finds_nothing(world: World) {
+    let place = world.place();
+    let ledger = place.ledger(&settings(3_600, 60, None)).await;
+    ledger.record(&[pair("s", "u1"), pair("s", "u2")]).await.unwrap();
+    let deleted = ledger.delete_segment(&name("s")).await.unwrap().unwrap();
+    // The sweep has cleared away its memberships, and not yet its counters.
+    place.tamper("DELETE FROM {lane}.membership").await;
+    let recounted = ledger.recount(&[deleted]).await.unwrap()[0];
+    assert_eq!((recounted.members, recounted.drift), (0, 0));
 }

@@ -10,10 +10,9 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::model::SECOND;
-use crate::world::{Kind, Place, World, after, archive, count, drift, id, name, pair, pair_at, put, removal, settings};
+use crate::world::{Kind, Place, World, archive, count, drift, id, name, pair, put, removal, settings};
 
-async fn opened(place: &Place, settings: &Settings) -> Arc<PostgresLedger> {
+pub async fn opened(place: &Place, settings: &Settings) -> Arc<PostgresLedger> {
     let Location::Postgres(options) = place.location() else {
         panic!("lanes are of PostgreSQL")
     };
@@ -22,14 +21,14 @@ async fn opened(place: &Place, settings: &Settings) -> Arc<PostgresLedger> {
     Arc::new(ledger)
 }
 
-fn with_lanes(lanes: i32) -> Settings {
+pub fn with_lanes(lanes: i32) -> Settings {
     Settings {
         lanes,
         ..settings(3_600, 1, None)
     }
 }
 
-fn quiet(_: &segment_counter::ledger::MoveProgress) {}
+pub fn quiet(_: &segment_counter::ledger::MoveProgress) {}
 
 #[test]
 fn new_segments_go_to_the_lane_with_the_fewest_and_lanes_can_be_added() {
@@ -105,6 +104,21 @@ fn lanes_are_added_under_writers_and_nothing_acknowledged_is_lost() {
             .await
             .unwrap();
         assert_eq!(used, 4, "new segments go to the new lanes");
+    });
+}
+
+#[test]
+fn an_erasure_leaves_out_no_lane_that_another_process_has_just_added() {
+    crate::world::run(Kind::Postgres, async |world: World| {
+        let place = world.place();
+        let before = opened(&place, &with_lanes(1)).await;
+        before.record(&[pair("old", "u")]).await.unwrap();
+        let after: Arc<dyn Ledger> = opened(&place, &with_lanes(2)).await;
+        after.record(&[pair("new", "u")]).await.unwrap();
+        assert_eq!((before.lanes(), after.lane_of(&name("new"))), (1, 1));
+        let erased = before.erase(&UserId::new("u").unwrap()).await.unwrap();
+        assert_eq!(erased.memberships, 2);
+        assert_eq!((count(&after, "old").await, count(&after, "new").await), (0, 0));
     });
 }
 
@@ -248,51 +262,6 @@ fn a_segment_moves_while_it_is_written_removed_from_erased_from_archived_and_cou
         assert_eq!(brief.len(), all);
         assert!(!place.mentions("erased-1").await);
         assert_eq!(place.traces_of_moves().await, 0);
-    });
-}
-
-#[test]
-fn a_move_that_broke_off_is_cleared_away_by_the_sweep_and_begins_anew() {
-    crate::world::run(Kind::Lanes, async |world: World| {
-        let place = world.place();
-        let settings = Settings {
-            settle: Duration::from_secs(3),
-            ..with_lanes(4)
-        };
-        let ledger = opened(&place, &settings).await;
-        let shared: Arc<dyn Ledger> = ledger.clone();
-        let pairs: Vec<_> = (0..500).map(|n| pair("s", &format!("u{n}"))).collect();
-        shared.record(&pairs).await.unwrap();
-        // Dropped in the middle, as by a crash of the process that moves it.
-        let other = opened(&place, &settings).await;
-        let copied = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&copied);
-        let broken = tokio::spawn(async move {
-            let wait = |state: &segment_counter::ledger::MoveProgress| {
-                if state.copied > 0 {
-                    seen.store(true, Ordering::SeqCst);
-                    std::thread::sleep(Duration::from_millis(300));
-                }
-            };
-            other.move_segment(&name("s"), 1, &wait).await
-        });
-        while !copied.load(Ordering::SeqCst) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        broken.abort();
-        let _ = broken.await;
-        let early = pair_at("s", "late", after(shared.now().await.unwrap(), -SECOND));
-        shared.record(&[early]).await.unwrap();
-        assert_eq!((count(&shared, "s").await, drift(&shared).await), (501, 0));
-        tokio::time::sleep(settings.settle + Duration::from_millis(500)).await;
-        // What was copied is not the segment's, and goes once nobody can be reading it.
-        assert!(place.rows().await > 501, "{}", place.rows().await);
-        shared.sweep(30).await.unwrap();
-        assert_eq!((place.traces_of_moves().await, place.rows().await), (0, 501));
-        assert_eq!((count(&shared, "s").await, drift(&shared).await), (501, 0));
-        assert_eq!(ledger.move_segment(&name("s"), 1, &quiet).await, Ok(true));
-        assert_eq!((count(&shared, "s").await, drift(&shared).await), (501, 0));
-        assert_eq!(place.rows().await, 501);
     });
 }
 

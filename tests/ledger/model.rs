@@ -131,16 +131,26 @@ impl Model {
         }
     }
 
-    /// Erases a user.
-    pub fn erase(&mut self, user: &str, now: i64) {
+    /// Erases a user, as of `at` by the answer: now, or when the user was last removed or erased, if the clock has stepped back since. A segment that was deleted
+    /// and not cleared away yet may have a later mark than the model knows of.
+    pub fn erase(&mut self, user: &str, now: i64, at: i64) -> Result<(), String> {
+        let marks = self.members.iter().filter(|((_, of), _)| of == user);
+        let removed = marks.filter_map(|(_, member)| member.removed).max();
+        let before = self.erased.get(user).map(|erased| erased.at);
+        let least = removed.max(before).unwrap_or(now).max(now);
+        if at < least {
+            return Err(format!("{user} was erased at {at}, and not at {least} or later"));
+        }
+        self.forget(user, now, at);
+        Ok(())
+    }
+
+    /// What is left of a user who was erased.
+    pub fn forget(&mut self, user: &str, now: i64, at: i64) {
         self.members.retain(|(_, of), _| of != user);
         let until = now + self.rules.memory_micros() + SETTLE;
-        let erased = self
-            .erased
-            .entry(user.to_owned())
-            .or_insert(Suppression { at: now, until });
-        // What an erasure before keeps out stays out, also where the clock has stepped back.
-        erased.at = erased.at.max(now);
+        let erased = self.erased.entry(user.to_owned()).or_insert(Suppression { at, until });
+        erased.at = at;
         erased.until = erased.until.max(until);
     }
 

@@ -216,6 +216,64 @@ pub async fn rule_11_what_an_erasure_keeps_out_stays_out_after_another_on_a_cloc
     assert_eq!(outcome(&ledger, at(100 * SECOND + 1)).await, Outcome::Created);
 }
 
+pub async fn rule_11_what_a_removal_keeps_out_stays_out_after_an_erasure_on_a_clock_that_stepped_back(world: World) {
+    let clock = clock();
+    let place = world.place();
+    let ledger = place.ledger(&settings(3_600, 60, Some(&clock))).await;
+    ledger.record(&[pair("s", "gone")]).await.unwrap();
+    clock.set(after(start(), 100 * SECOND));
+    ledger.remove(&[removal("s", "gone")]).await.unwrap();
+    clock.set(start());
+    let erased = ledger.erase(&user("gone")).await.unwrap();
+    assert_eq!(erased.erased_at, after(start(), 100 * SECOND));
+    let at = |micros| pair_at("s", "gone", after(start(), micros));
+    assert_eq!(outcome(&ledger, at(50 * SECOND)).await, Outcome::Erased);
+    assert_eq!(outcome(&ledger, at(100 * SECOND)).await, Outcome::Erased);
+    assert_eq!(outcome(&ledger, at(100 * SECOND + 1)).await, Outcome::Created);
+}
+
+/// Of PostgreSQL's: SQLite's erasure is one transaction.
+pub async fn rule_11_a_removal_ends_what_an_erasure_that_broke_off_left(world: World) {
+    if world.kind == crate::world::Kind::Sqlite {
+        return;
+    }
+    let place = world.place();
+    let ledger = place.ledger(&settings(3_600, 60, None)).await;
+    ledger
+        .record(&[pair("s", "u"), pair("s", "other"), pair("t", "u")])
+        .await
+        .unwrap();
+    // The first step of an erasure, and none of those that follow.
+    let began = "INSERT INTO {base}.suppression (user_hash, receipt, suppressed_until)
+                 SELECT sha256(key || convert_to('u', 'UTF8')), gen_random_uuid(), now() + interval '1 day' FROM {base}.suppression_key
+                     ON CONFLICT DO NOTHING";
+    place.tamper(began).await;
+    assert_eq!(outcome(&ledger, pair("s", "u")).await, Outcome::Erased);
+    let removals = [removal("s", "u"), removal("s", "other"), removal("s", "nobody")];
+    let removed = ledger.remove(&removals).await.unwrap();
+    assert_eq!(
+        removed.outcomes,
+        [
+            RemovalOutcome::Removed,
+            RemovalOutcome::Removed,
+            RemovalOutcome::NotMember
+        ]
+    );
+    assert_eq!((count(&ledger, "s").await, count(&ledger, "t").await), (0, 1));
+    assert_eq!(drift(&ledger).await, 0);
+    let history = place.history().await;
+    assert_eq!(history.iter().filter(|(_, user, _)| user == "u").count(), 1);
+    // Where it got as far as the rows, no mark is made anew.
+    ledger.erase(&user("u")).await.unwrap();
+    place.tamper("UPDATE {base}.suppression SET erased_at = NULL").await;
+    assert_eq!(
+        ledger.remove(&[removal("s", "u")]).await.unwrap().outcomes,
+        [RemovalOutcome::NotMember]
+    );
+    assert!(!place.mentions("u").await);
+    assert_eq!((count(&ledger, "s").await, count(&ledger, "t").await), (0, 0));
+}
+
 pub async fn rule_11_an_erasure_waits_for_writers_and_leaves_nothing_behind_among_them(world: World) {
     let place = world.place();
     let settings = settings(3_600, 1, None);

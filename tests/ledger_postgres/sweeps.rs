@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::pair;
 use super::support::postgres::{Server, server};
 
-async fn until_sessions_wait(url: &str, so: &str) {
+pub async fn until_sessions_wait(url: &str, so: &str) {
     let mut session = PgConnection::connect(url).await.unwrap();
     let waiting = format!("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND {so})");
     let begun = Instant::now();
@@ -24,7 +24,7 @@ async fn until_sessions_wait(url: &str, so: &str) {
     }
 }
 
-async fn standby(server: &Server, setting: &str) {
+pub async fn standby(server: &Server, setting: &str) {
     server.execute(&format!("ALTER SYSTEM {setting}")).await;
     server.execute("SELECT pg_reload_conf()").await;
     // Sessions see it between two statements.
@@ -161,4 +161,38 @@ async fn a_writer_with_a_longer_settle_time_is_seen_by_a_sweep_that_waits_meanwh
     for recounted in slow.recount(&all).await.unwrap() {
         assert_eq!(recounted.drift, 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_passes_over_no_total_that_a_count_moves_on_meanwhile() {
+    let url = server().database().await;
+    let clock = TestClock::at("2026-03-01T12:00:00Z".parse().unwrap());
+    let settings = Settings {
+        clock: Some(clock.clone()),
+        ..Settings::default()
+    };
+    let ledger = open(&Location::parse(&url, None, "segment_counter", 4).unwrap(), settings).unwrap();
+    ledger.migrate().await.unwrap();
+    let ends_after = |minutes: i64| {
+        let mut pair = pair(&format!("u{minutes}"));
+        pair.ttl = Some(Window::from_seconds(60 * minutes).unwrap());
+        pair
+    };
+    let pairs: Vec<_> = (1..=20).map(ends_after).collect();
+    ledger.record(&pairs).await.unwrap();
+    clock.set("2026-03-01T13:00:00Z".parse().unwrap());
+    // Somebody takes out of the total what ended until a while ago, and commits when the sweep waits for it.
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    let moved_on =
+        "BEGIN; UPDATE segment_counter_lane_0.segment_total SET members = members - 5, since = '2026-03-01T12:05:00Z'";
+    sqlx::raw_sql(moved_on).execute(&mut other).await.unwrap();
+    let sweeping = tokio::spawn({
+        let ledger = ledger.clone();
+        async move { ledger.sweep(30).await.unwrap() }
+    });
+    until_sessions_wait(&url, "wait_event_type = 'Lock'").await;
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    assert_eq!(sweeping.await.unwrap().counters, 20);
+    let all = ledger.least_recently_recounted(10).await.unwrap();
+    assert_eq!(ledger.recount(&all).await.unwrap()[0].drift, 0);
 }

@@ -81,7 +81,10 @@ impl PostgresLedger {
         cursor: Option<ArchiveCursor>,
         limit: u32,
     ) -> Result<ArchiveBatch, LedgerError> {
-        let lanes = self.all_lanes().await?;
+        let lanes = match cursor {
+            Some(_) => self.all_lanes().await?,
+            None => self.lanes_now().await?,
+        };
         let mut rest = lanes
             .iter()
             .filter(|lane| cursor.is_none_or(|cursor| i64::from(lane.number) >= i64::from(cursor.lane)));

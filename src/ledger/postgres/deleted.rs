@@ -11,14 +11,36 @@ const CHUNK: i64 = 10_000;
 /// How many heap blocks (8 KiB each) of the history one statement looks at.
 const BLOCKS: i64 = 16_384;
 
-/// Up to `$3` memberships of segment `$1`, those of users after `$2`; answers how many, and the last of them, null where there was none.
+/// Up to `$3` memberships of segment `$1`, which does not live here, those of users after `$2`; answers how many, and the last of them, null where there was none.
 const MEMBERSHIPS: &str = r#"
 WITH next AS MATERIALIZED (
-  SELECT user_id FROM "{lane}".membership WHERE segment_id = $1 AND user_id > $2 COLLATE "C" ORDER BY user_id LIMIT $3
+  SELECT user_id FROM "{lane}".membership WHERE segment_id = $1 AND user_id > $2 COLLATE "C"
+     AND NOT EXISTS (SELECT FROM "{base}".segment s WHERE s.id = $1 AND s.lane = {number})
+     AND {held}
+   ORDER BY user_id LIMIT $3
 ), gone AS (
   DELETE FROM "{lane}".membership m USING next n WHERE m.segment_id = $1 AND m.user_id = n.user_id
 )
 SELECT count(*), max(user_id) FROM next
+"#;
+
+/// Up to `$2` buckets of segment `$1`, the same; answers how many.
+const BUCKETS: &str = r#"
+WITH next AS MATERIALIZED (
+  SELECT expires_at FROM "{lane}".segment_expiry WHERE segment_id = $1
+     AND NOT EXISTS (SELECT FROM "{base}".segment s WHERE s.id = $1 AND s.lane = {number})
+     AND {held}
+   ORDER BY expires_at LIMIT $2
+), gone AS (
+  DELETE FROM "{lane}".segment_expiry b USING next n WHERE b.segment_id = $1 AND b.expires_at = n.expires_at
+)
+SELECT count(*) FROM next
+"#;
+
+/// The total of segment `$1`, the same.
+const TOTAL: &str = r#"
+DELETE FROM "{lane}".segment_total
+ WHERE segment_id = $1 AND NOT EXISTS (SELECT FROM "{base}".segment s WHERE s.id = $1 AND s.lane = {number}) AND {held}
 "#;
 
 /// `$1` the history of a lane: its partitions with how many heap blocks each has, and a number that changes where its rows are copied to another
@@ -29,8 +51,9 @@ SELECT inhrelid::regclass::text, pg_relation_size(inhrelid) / current_setting('b
 
 impl PostgresLedger {
     /// Clears away what segments left that were deleted before now - settle, once no writer is under way that may have taken them for existing.
-    /// `moved`: of those that live in another lane instead, which is to be done only while no move is under way.
-    pub(super) async fn clear_deleted(&self, lane: &Lane, moved: bool) -> Result<(), LedgerError> {
+    /// `held`: of those that live in another lane instead, which is to be done only while no move is under way, as that condition says.
+    pub(super) async fn clear_deleted(&self, lane: &Lane, held: Option<&str>) -> Result<(), LedgerError> {
+        let moved = held.is_some();
         let looking = sqlx::query_scalar(lane.sql(
             "SELECT id FROM \"{base}\".segment_deleted
               WHERE lane = {number} AND moved = $3 AND deleted_at <= coalesce($1, clock_timestamp()) - $2 * interval '1 microsecond' ORDER BY id",
@@ -45,7 +68,7 @@ impl PostgresLedger {
         // Whoever begins now sees the deletion; whoever began before may hold back a commit for longer than the settle time.
         self.older_writers_ended(lane, "membership").await?;
         for id in &ids {
-            self.clear_rows(lane, SegmentId(*id), |_| ()).await?;
+            self.clear_rows(lane, SegmentId(*id), held, |_| ()).await?;
         }
         // What moved to another lane keeps its history where it was made.
         if !moved {
@@ -54,9 +77,12 @@ impl PostgresLedger {
             over!(self, STEP, session => deleting.execute(&mut *session))?;
             self.clear_history(lane, "segment_id = ANY($3)", &ids).await?;
         }
-        let deleting =
-            sqlx::query(lane.sql("DELETE FROM \"{base}\".segment_deleted WHERE id = ANY($1) AND lane = {number}"));
-        let deleting = deleting.bind(&ids);
+        // One that was moved may have been deleted meanwhile: then its history is to go too.
+        let deleting = sqlx::query(lane.sql(&format!(
+            "DELETE FROM \"{{base}}\".segment_deleted WHERE id = ANY($1) AND lane = {{number}} AND moved = $2 AND {}",
+            held.unwrap_or("true")
+        )));
+        let deleting = deleting.bind(&ids).bind(moved);
         over!(self, STEP, session => deleting.execute(&mut *session))?;
         Ok(())
     }
@@ -66,11 +92,14 @@ impl PostgresLedger {
         &self,
         lane: &Lane,
         segment: SegmentId,
+        held: Option<&str>,
         mut each: impl FnMut(i64),
     ) -> Result<(), LedgerError> {
+        let held = held.unwrap_or("true");
+        let memberships = MEMBERSHIPS.replace("{held}", held);
         let mut after = Some(String::new());
         while let Some(user) = after {
-            let clearing = sqlx::query_as(lane.sql(MEMBERSHIPS))
+            let clearing = sqlx::query_as(lane.sql(&memberships))
                 .bind(segment.0)
                 .bind(&user)
                 .bind(CHUNK);
@@ -79,11 +108,16 @@ impl PostgresLedger {
             after = last;
             each(cleared);
         }
-        for table in ["segment_expiry", "segment_total"] {
-            let clearing = sqlx::query(lane.sql(&format!("DELETE FROM \"{{lane}}\".{table} WHERE segment_id = $1")));
-            let clearing = clearing.bind(segment.0);
-            over!(self, STEP, session => clearing.execute(&mut *session))?;
+        let buckets = BUCKETS.replace("{held}", held);
+        loop {
+            let clearing = sqlx::query_scalar(lane.sql(&buckets)).bind(segment.0).bind(CHUNK);
+            let cleared: i64 = over!(self, STEP, session => clearing.fetch_one(&mut *session))?;
+            if cleared < CHUNK {
+                break;
+            }
         }
+        let clearing = sqlx::query(lane.sql(&TOTAL.replace("{held}", held))).bind(segment.0);
+        over!(self, STEP, session => clearing.execute(&mut *session))?;
         Ok(())
     }
 
@@ -137,15 +171,22 @@ impl PostgresLedger {
             let text = format!(
                 "DELETE FROM {partition} WHERE ctid >= format('(%s,0)', $1)::tid AND ctid < format('(%s,0)', $2)::tid AND {condition}"
             );
-            let mut from = 0;
+            let (mut from, mut at_once) = (0, BLOCKS);
             while from <= *blocks {
                 let deleting = sqlx::query(sqlx::AssertSqlSafe(text.clone()))
                     .bind(from)
-                    .bind(from + BLOCKS)
+                    .bind(from + at_once)
                     .bind(value);
-                let done = over!(self, PART, session => deleting.execute(&mut *session))?;
+                let done = match over!(self, PART, session => deleting.execute(&mut *session)) {
+                    // A slow disk: fewer take less.
+                    Err(LedgerError::Timeout(_)) if at_once > 1 => {
+                        at_once = (at_once / 4).max(1);
+                        continue;
+                    }
+                    done => done?,
+                };
                 deleted += i64::try_from(done.rows_affected()).unwrap_or(i64::MAX);
-                from += BLOCKS;
+                from += at_once;
             }
         }
         Ok(deleted)

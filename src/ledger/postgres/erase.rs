@@ -1,9 +1,11 @@
 //! The erasure of a user: suppressed first, then every older writer has ended, then nothing of the user is left but a keyed hash.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
 use sqlx::Connection;
 
-use super::lanes::{LANE_CHANGE_LOCK, Lane};
+use super::lanes::{LANE_CHANGE_LOCK, Lane, Lanes};
 use super::session::{ANSWER, PART, over};
 use super::{PostgresLedger, counters, timestamp};
 use crate::counting::{SegmentId, UserId};
@@ -25,7 +27,8 @@ ON CONFLICT (user_hash) DO UPDATE SET receipt = EXCLUDED.receipt, erased_at = NU
 RETURNING receipt::text
 "#;
 
-/// `$1` clock, `$2` user, `$3` settle / 2 (µs). Rows sorted, then buckets, then totals: the lock order of every writer.
+/// `$1` clock, `$2` user, `$3` settle / 2 (µs). Rows sorted, then buckets, then totals: the lock order of every writer. Answers the last removal of
+/// the user too, whose mark goes.
 const DELETE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT coalesce($1, clock_timestamp()) AS now
@@ -33,11 +36,12 @@ WITH instant AS MATERIALIZED (
   SELECT m.segment_id, m.user_id FROM "{lane}".membership m WHERE m.user_id = $2 COLLATE "C" ORDER BY m.segment_id FOR UPDATE
 ), gone AS (
   DELETE FROM "{lane}".membership m USING locked l WHERE m.segment_id = l.segment_id AND m.user_id = l.user_id
-  RETURNING m.segment_id, m.expires_at
+  RETURNING m.segment_id, m.expires_at, m.removed_at
 ), delta AS MATERIALIZED (
   SELECT g.segment_id, g.expires_at, -1 AS d FROM gone g, instant i WHERE g.expires_at > i.now - $3 * interval '1 microsecond'
 ), {counters}
-SELECT count(*), coalesce(array_agg(g.segment_id ORDER BY g.segment_id) FILTER (WHERE g.expires_at > i.now), '{}')
+SELECT count(*), coalesce(array_agg(g.segment_id ORDER BY g.segment_id) FILTER (WHERE g.expires_at > i.now), '{}'),
+       (extract(epoch FROM max(g.removed_at)) * 1000000)::bigint
   FROM gone g, instant i
 "#;
 
@@ -45,7 +49,13 @@ pub(super) fn deleting() -> String {
     DELETE.replace("{counters}", counters::MOVED)
 }
 
-/// `$1` clock, `$2` user, `$3` receipt, `$4` and `$5` what was deleted, `$6` how long the suppression lasts (µs), `$7` the erasure before.
+/// `$1` user: whether a copy that a move makes, or has left, may have something of the user.
+const MAY_BE_COPIED: &str = r#"
+SELECT EXISTS (SELECT FROM "{base}".segment_deleted WHERE moved) OR EXISTS (SELECT FROM "{base}".move_log WHERE user_id = $1)
+"#;
+
+/// `$1` clock, `$2` user, `$3` receipt, `$4` and `$5` what was deleted, `$6` how long the suppression lasts (µs), `$7` the last removal or erasure
+/// before, which may be later than this one where the clock has stepped back: what that kept out stays out.
 pub(super) const FINISH: &str = r#"
 UPDATE "{base}".suppression s
    SET erased_at = greatest(c.now, $7), suppressed_until = greatest(s.suppressed_until, c.now + $6 * interval '1 microsecond'),
@@ -55,13 +65,24 @@ UPDATE "{base}".suppression s
 RETURNING (extract(epoch FROM s.erased_at) * 1000000)::bigint, (extract(epoch FROM s.suppressed_until) * 1000000)::bigint
 "#;
 
+/// What a lane had of a user.
+#[derive(Debug, Default)]
+struct Gone {
+    memberships: i64,
+    history: i64,
+    /// Whose counts changed.
+    segments: Vec<i64>,
+    removed_at: Option<Timestamp>,
+}
+
 impl PostgresLedger {
     pub(super) async fn erase_user(&self, user: &UserId) -> Result<Erasure, LedgerError> {
-        let lanes = self.all_lanes().await?;
         // Before anything of it is done: who is not let in leaves the user as he was.
         let Ok(Ok(_alone)) = tokio::time::timeout(ANSWER, self.erasures.acquire()).await else {
             return Err(LedgerError::Timeout("other erasures are under way".to_owned()));
         };
+        // Where Citus distributes them, sessions are set otherwise from here on.
+        self.all_lanes().await?;
         let keep = self.settings.rules.memory_micros() + self.settle_micros();
         let looking_back = sqlx::query_scalar(self.sql(BEFORE)).bind(user.as_str());
         let suppressing = sqlx::query_scalar(self.sql(SUPPRESS))
@@ -76,23 +97,18 @@ impl PostgresLedger {
             transaction.commit().await?;
             Ok::<_, LedgerError>((before, receipt))
         })?;
-        // A segment must not change its lane between one lane's part of this and another's.
-        let still = self.shared_guard(LANE_CHANGE_LOCK, PART).await?;
-        // Not more at once than half of the pool has sessions for, or they would wait for each other's.
-        let at_once = usize::try_from(self.pool.options().get_max_connections() / 2).map_or(1, |half| half.max(1));
-        let parts: Vec<_> = lanes.iter().map(|lane| self.erase_in(lane, user)).collect();
-        let erased: Vec<_> = stream::iter(parts).buffered(at_once).try_collect().await?;
-        still.end().await;
-        let memberships: i64 = erased.iter().map(|(memberships, _, _)| memberships).sum();
-        let history: i64 = erased.iter().map(|(_, history, _)| history).sum();
+        // Not those that were known before: a lane that is added from here on has only writers who see the suppression.
+        let lanes = self.lanes_now().await?;
+        let gone = self.erase_everywhere(&lanes, user).await?;
+        let before = before.flatten().map(jiff_sqlx::Timestamp::to_jiff).max(gone.removed_at);
         let finishing = sqlx::query_as(lanes.finish_erasure.clone())
             .bind(self.clock())
             .bind(user.as_str())
             .bind(&receipt)
-            .bind(memberships)
-            .bind(history)
+            .bind(gone.memberships)
+            .bind(gone.history)
             .bind(keep)
-            .bind(before.flatten());
+            .bind(before.map(ToSqlx::to_sqlx));
         let finished: Option<(i64, i64)> = over!(self, ANSWER, session => finishing.fetch_optional(&mut *session))?;
         let Some((erased_at, suppressed_until)) = finished else {
             return Err(LedgerError::Timeout(
@@ -103,27 +119,74 @@ impl PostgresLedger {
             receipt,
             erased_at: timestamp(erased_at)?,
             suppressed_until: timestamp(suppressed_until)?,
-            memberships,
-            history,
-            changed: erased
-                .into_iter()
-                .flat_map(|(_, _, segments)| segments)
-                .map(SegmentId)
-                .collect(),
+            memberships: gone.memberships,
+            history: gone.history,
+            changed: gone.segments.into_iter().map(SegmentId).collect(),
         })
     }
 
-    /// Deletes what a lane has of a user: how many memberships, how many rows of the history, and whose counts that changed.
-    async fn erase_in(&self, lane: &Lane, user: &UserId) -> Result<(i64, i64, Vec<i64>), LedgerError> {
+    async fn erase_everywhere(&self, lanes: &Lanes, user: &UserId) -> Result<Gone, LedgerError> {
+        // A segment must not change its lane between one lane's part of this and another's.
+        let still = self.shared_guard(LANE_CHANGE_LOCK, PART).await?;
+        // Not more at once than half of the pool has sessions for, or they would wait for each other's.
+        let at_once = usize::try_from(self.pool.options().get_max_connections() / 2).map_or(1, |half| half.max(1));
+        let parts: Vec<_> = lanes.iter().map(|lane| self.erase_in(lane, user)).collect();
+        let parts: Vec<Gone> = stream::iter(parts).buffered(at_once).try_collect().await?;
+        self.erase_copies(lanes, user).await?;
+        // Where it was lost meanwhile, a segment may have gone from a lane that was still to come to one that was done.
+        still.end().await?;
+        let mut all = Gone::default();
+        for part in parts {
+            all.memberships += part.memberships;
+            all.history += part.history;
+            all.segments.extend(part.segments);
+            all.removed_at = all.removed_at.max(part.removed_at);
+        }
+        Ok(all)
+    }
+
+    async fn erase_in(&self, lane: &Lane, user: &UserId) -> Result<Gone, LedgerError> {
+        let mut gone = self.erase_memberships(lane, user).await?;
+        gone.history = self
+            .clear_history(lane, "user_id = $3 COLLATE \"C\"", user.as_str())
+            .await?;
+        Ok(gone)
+    }
+
+    async fn erase_memberships(&self, lane: &Lane, user: &UserId) -> Result<Gone, LedgerError> {
         self.older_writers_ended(lane, "membership").await?;
         let deleting = sqlx::query_as(lane.erase.clone())
             .bind(self.clock())
             .bind(user.as_str())
             .bind(self.settle_micros() / 2);
-        let (memberships, segments): (i64, Vec<i64>) = over!(self, PART, session => deleting.fetch_one(&mut *session))?;
-        let history = self
-            .clear_history(lane, "user_id = $3 COLLATE \"C\"", user.as_str())
-            .await?;
-        Ok((memberships, history, segments))
+        let (memberships, segments, removed_at): (i64, Vec<i64>, Option<i64>) =
+            over!(self, PART, session => deleting.fetch_one(&mut *session))?;
+        Ok(Gone {
+            memberships,
+            history: 0,
+            segments,
+            removed_at: removed_at.map(timestamp).transpose()?,
+        })
+    }
+
+    /// A statement of a move that had read the user before the lanes were worked through may have written the copy after its lane was; and the
+    /// triggers of a move note whose rows are deleted. Now that no lane has the user, no statement that begins copies anything of them.
+    async fn erase_copies(&self, lanes: &Lanes, user: &UserId) -> Result<(), LedgerError> {
+        // Citus moves lanes whole, and itself.
+        if lanes.distributed {
+            return Ok(());
+        }
+        let asking = sqlx::query_scalar(self.sql(MAY_BE_COPIED)).bind(user.as_str());
+        let may_be: bool = over!(self, ANSWER, session => asking.fetch_one(&mut *session))?;
+        if !may_be {
+            return Ok(());
+        }
+        for lane in lanes.iter() {
+            self.erase_memberships(lane, user).await?;
+        }
+        let forgetting =
+            sqlx::query(self.sql("DELETE FROM \"{base}\".move_log WHERE user_id = $1")).bind(user.as_str());
+        over!(self, PART, session => forgetting.execute(&mut *session))?;
+        Ok(())
     }
 }

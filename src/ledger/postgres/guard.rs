@@ -22,10 +22,45 @@ pub(super) struct Guard(PgConnection);
 
 impl Guard {
     /// Ends the transaction in good order: of one that breaks off, a pooler closes the server's session too.
-    pub(super) async fn end(mut self) {
-        let ended = within(CONNECT, sqlx::raw_sql("ROLLBACK").execute(&mut self.0)).await;
-        if matches!(ended, Ok(Ok(_))) {
-            let _ = within(CONNECT, self.0.close()).await;
+    ///
+    /// # Errors
+    /// [`LedgerError::Timeout`] where the lock was lost before, whenever that was.
+    pub(super) async fn end(mut self) -> Result<(), LedgerError> {
+        self.ask("ROLLBACK").await?;
+        let _ = within(CONNECT, self.0.close()).await;
+        Ok(())
+    }
+
+    /// Whether the lock has been held until now: who kills sessions that idle in a transaction kills this one, and nothing tells.
+    ///
+    /// # Errors
+    /// [`LedgerError::Timeout`] where it was lost, or may have been.
+    pub(super) async fn holds(&mut self) -> Result<(), LedgerError> {
+        self.ask("SELECT 1").await
+    }
+
+    /// The same as a condition for a statement, with which it leaves alone what the next holder does: where the condition held, the statement's snapshot
+    /// is older than all of that.
+    pub(super) async fn condition(&mut self, lock: i64) -> Result<String, LedgerError> {
+        let asking = sqlx::query_scalar("SELECT pg_backend_pid()");
+        let pid: i32 = match within(CONNECT, asking.fetch_one(&mut self.0)).await {
+            Ok(told) => told?,
+            Err(_) => return Err(LedgerError::Timeout("a session did not answer".to_owned())),
+        };
+        let (high, low) = (lock >> 32, lock & 0xffff_ffff);
+        Ok(format!(
+            "EXISTS (SELECT FROM pg_locks h JOIN pg_database d ON d.oid = h.database AND d.datname = current_database()
+                      WHERE h.locktype = 'advisory' AND h.classid = {high} AND h.objid = {low} AND h.objsubid = 1 AND h.granted AND h.pid = {pid})"
+        ))
+    }
+
+    /// A session that answers, without an error, is in the transaction that took the lock.
+    async fn ask(&mut self, text: &'static str) -> Result<(), LedgerError> {
+        match within(CONNECT, sqlx::raw_sql(text).execute(&mut self.0)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(LedgerError::Timeout(
+                "the session that held a lock for this was ended from outside: do it again".to_owned(),
+            )),
         }
     }
 }
@@ -63,7 +98,7 @@ impl PostgresLedger {
         if alone {
             return Ok(Some(guard));
         }
-        guard.end().await;
+        guard.end().await?;
         Ok(None)
     }
 

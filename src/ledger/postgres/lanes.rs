@@ -208,8 +208,13 @@ impl PostgresLedger {
     pub(super) async fn all_lanes(&self) -> Result<Arc<Lanes>, LedgerError> {
         match self.lanes.load_full() {
             Some(lanes) => Ok(lanes),
-            None => over!(self, ANSWER, session => self.read_lanes(&mut *session)),
+            None => self.lanes_now().await,
         }
+    }
+
+    /// The lanes that there are now: for what must leave none of them out, also where another process has just added one.
+    pub(super) async fn lanes_now(&self) -> Result<Arc<Lanes>, LedgerError> {
+        over!(self, ANSWER, session => self.read_lanes(&mut *session))
     }
 
     pub(super) async fn read_lanes<'e>(
@@ -239,7 +244,7 @@ impl PostgresLedger {
         if let Some(lane) = find(&*self.all_lanes().await?) {
             return Ok(lane);
         }
-        find(&*over!(self, ANSWER, session => self.read_lanes(&mut *session))?)
+        find(&*self.lanes_now().await?)
             .ok_or_else(|| LedgerError::Internal(format!("a segment lives in lane {number}, which does not exist")))
     }
 

@@ -13,6 +13,7 @@ mod steps;
 
 use std::time::Duration;
 
+use super::guard::Guard;
 use super::lanes::{Home, Lane, Lanes};
 use super::move_error::MoveError;
 use super::pooled::statement_timeout;
@@ -61,9 +62,10 @@ impl PostgresLedger {
                 lanes: lanes.len(),
             });
         };
-        let guard = self.try_guard(MOVE_LOCK).await?.ok_or(MoveError::Busy)?;
-        let done = self.move_alone(name, target, &lanes, progress).await;
-        guard.end().await;
+        let mut guard = self.try_guard(MOVE_LOCK).await?.ok_or(MoveError::Busy)?;
+        let done = self.move_alone(name, target, &lanes, &mut guard, progress).await;
+        // Whether it was lost in the end matters no more: the segment lives where it was to, or the move says why not.
+        let _ = guard.end().await;
         done
     }
 
@@ -73,11 +75,16 @@ impl PostgresLedger {
         name: &SegmentName,
         target: &Lane,
         lanes: &Lanes,
+        guard: &mut Guard,
         progress: &(dyn Fn(&MoveProgress) + Send + Sync),
     ) -> Result<bool, MoveError> {
         let to = target.number;
-        let homes = self.look_up(&[name]).await?;
-        let home = *homes.get(name.as_str()).ok_or(MoveError::NoSegment)?;
+        let mut home = self.home_of(name).await?;
+        if home.lane != to && !lanes.distributed {
+            self.take_traces_away(guard).await?;
+            // That waits for a move that was broken off in its change, whose commit waits for a standby: only now it is known where the segment lives.
+            home = self.home_of(name).await?;
+        }
         if home.lane == to {
             return Ok(false);
         }
@@ -93,16 +100,16 @@ impl PostgresLedger {
             segment: home.id,
             source: &source,
             target,
+            held: guard.condition(MOVE_LOCK).await?,
         };
         let mut state = MoveProgress::default();
-        self.take_traces_away().await?;
         moving.clear(target, &mut state, progress).await?;
         // Until the segment lives there, the copy is something left behind.
         moving.note_left(target, &self.pool).await?;
-        moving.note_changes().await?;
-        let moved = moving.run(&mut state, progress).await;
+        moving.note_changes(guard).await?;
+        let moved = moving.run(&mut state, guard, progress).await;
         // Whatever came of it: without the triggers nothing is noted any more.
-        let clean = self.take_traces_away().await;
+        let clean = self.take_traces_away(guard).await;
         self.ids.remove(name);
         self.homes.remove(&home.id);
         if moved == Err(MoveError::NoSegment) {
@@ -121,23 +128,29 @@ impl PostgresLedger {
 
     /// Takes away what moves left, done or broken off; nothing where one is under way.
     pub(super) async fn clear_after_moves(&self, lanes: &Lanes) -> Result<(), LedgerError> {
-        let Some(guard) = self.try_guard(MOVE_LOCK).await? else {
+        let Some(mut guard) = self.try_guard(MOVE_LOCK).await? else {
             return Ok(());
         };
         let done = async {
-            self.take_traces_away().await?;
+            self.take_traces_away(&mut guard).await?;
+            let held = guard.condition(MOVE_LOCK).await?;
             for lane in lanes.iter() {
-                self.clear_deleted(lane, true).await?;
+                self.clear_deleted(lane, Some(&held)).await?;
             }
-            Ok(())
+            Ok::<_, LedgerError>(())
         };
         let done = done.await;
-        guard.end().await;
-        done
+        let ended = guard.end().await;
+        done.and(ended)
     }
 
-    /// Drops the triggers and forgets what they noted.
-    async fn take_traces_away(&self) -> Result<(), LedgerError> {
+    async fn home_of(&self, name: &SegmentName) -> Result<Home, MoveError> {
+        let homes = self.look_up(&[name]).await?;
+        homes.get(name.as_str()).copied().ok_or(MoveError::NoSegment)
+    }
+
+    /// Drops the triggers and forgets what they noted: those of the holder before, or one's own.
+    async fn take_traces_away(&self, guard: &mut Guard) -> Result<(), LedgerError> {
         let standing: Vec<(String, String)> = sqlx::query_as(
             "SELECT quote_ident(t.tgname), t.tgrelid::regclass::text
                FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -149,30 +162,37 @@ impl PostgresLedger {
         for (trigger, table) in standing {
             // The names are the catalogue's own, quoted by it.
             let text = format!("DROP TRIGGER IF EXISTS {trigger} ON {table}");
-            self.patiently(&[statement(text)]).await?;
+            self.patiently(&[statement(text)], Some(guard)).await?;
         }
-        let forget = format!("DELETE FROM \"{}\".move_log", self.base);
-        self.patiently(&[statement(forget)]).await
+        let held = guard.condition(MOVE_LOCK).await?;
+        let forget = format!("DELETE FROM \"{}\".move_log WHERE {held}", self.base);
+        self.patiently(&[statement(forget)], None).await
     }
 
     /// What a transaction of a move begins with: well below what a writer behind it may take, or they would fail in its place.
-    fn lock_timeout(&self) -> Statement {
+    pub(super) fn lock_timeout(&self) -> Statement {
         let wait = (statement_timeout(&self.settings) / 4).min(MAX_LOCK_WAIT);
         statement(format!("SET LOCAL lock_timeout = {}", wait.as_millis()))
     }
 
-    /// Runs statements that lock a table, in one transaction, without holding up for long those who come behind.
-    async fn patiently(&self, statements: &[Statement]) -> Result<(), LedgerError> {
+    /// Runs statements that lock a table, in one transaction, without holding up for long those who come behind; where a guard is given, only if it still
+    /// holds once they have their locks.
+    async fn patiently(&self, statements: &[Statement], mut guard: Option<&mut Guard>) -> Result<(), LedgerError> {
         for _ in 0..TRIES {
-            match self.at_once(statements).await {
+            match self.at_once(statements, guard.as_deref_mut()).await {
                 Err(error) if is_lock_timeout(&error) => tokio::time::sleep(Duration::from_millis(200)).await,
-                done => return Ok(done?),
+                done => return done?,
             }
         }
         Err(LedgerError::Timeout("no moment came free to lock a lane".to_owned()))
     }
 
-    async fn at_once(&self, statements: &[Statement]) -> Result<(), sqlx::Error> {
+    /// The outer error is one to look at for whether a lock did not come free.
+    async fn at_once(
+        &self,
+        statements: &[Statement],
+        guard: Option<&mut Guard>,
+    ) -> Result<Result<(), LedgerError>, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         // What was noted may be much.
         sqlx::query("SET LOCAL statement_timeout = 0")
@@ -182,6 +202,12 @@ impl PostgresLedger {
         for text in statements {
             sqlx::query(text.clone()).execute(&mut *transaction).await?;
         }
-        transaction.commit().await
+        if let Some(guard) = guard
+            && let Err(lost) = guard.holds().await
+        {
+            return Ok(Err(lost));
+        }
+        transaction.commit().await?;
+        Ok(Ok(()))
     }
 }

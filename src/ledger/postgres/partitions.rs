@@ -6,7 +6,6 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
-use super::lanes::Lanes;
 use super::session::{STEP, over};
 use super::{PostgresLedger, distributed};
 use crate::ledger::LedgerError;
@@ -25,7 +24,13 @@ pub(super) async fn ensure(ledger: &PostgresLedger, session: &mut PgConnection) 
     if ledger.settings.clock.is_none() && looked.is_some_and(|at| now.duration_since(at) < LOOK_EVERY) {
         return Ok(());
     }
-    look(ledger, session).await?;
+    match look(ledger, session).await {
+        // Somebody reads a history for long (a dump). It is the next month's that is missing, or this one's were missed for a month: it can wait.
+        Err(LedgerError::Timeout(why)) if looked.is_some() => {
+            tracing::warn!(why, "the next partitions of the history are not made yet");
+        }
+        done => done?,
+    }
     *ledger.partitions_seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     Ok(())
 }
@@ -36,19 +41,29 @@ pub(super) async fn look(ledger: &PostgresLedger, session: &mut PgConnection) ->
         Some(lanes) => lanes,
         None => ledger.read_lanes(&mut *session).await?,
     };
-    let parents = parents(ledger, &lanes);
+    let lanes_of: Vec<&str> = lanes.iter().map(|lane| lane.schema.as_str()).collect();
+    make(ledger, &lanes_of, lanes.distributed, session).await
+}
+
+/// Makes those of some lanes, known to other processes or not yet, and of the trend.
+pub(super) async fn make(
+    ledger: &PostgresLedger,
+    lanes: &[&str],
+    distributed: bool,
+    session: &mut PgConnection,
+) -> Result<(), LedgerError> {
     // Looks first: in all but one run a month there is nothing to do, and nothing to lock.
     let missing: Vec<(String, String, String, String)> = sqlx::query_as(
         "SELECT p.parent, p.parent || to_char(m.month, '_YYYY_MM'),
                 to_char(m.month, 'YYYY-MM-DD'), to_char(m.month + interval '1 month', 'YYYY-MM-DD')
-           FROM unnest($2::text[]) AS p(parent),
+           FROM unnest($2::text[]) WITH ORDINALITY AS p(parent, ordinal),
                 (SELECT date_trunc('month', coalesce($1, clock_timestamp()) AT TIME ZONE 'UTC') + n * interval '1 month' AS month
                    FROM generate_series(0, 1) AS n) m
           WHERE to_regclass(p.parent || to_char(m.month, '_YYYY_MM')) IS NULL
-          ORDER BY 2",
+          ORDER BY p.ordinal, m.month",
     )
     .bind(ledger.clock())
-    .bind(&parents)
+    .bind(parents(ledger, lanes))
     .fetch_all(&mut *session)
     .await?;
     if missing.is_empty() {
@@ -56,6 +71,8 @@ pub(super) async fn look(ledger: &PostgresLedger, session: &mut PgConnection) ->
     }
     // A lock of the transaction, not of the session: behind a pooler the next statement may be another session's.
     let mut transaction = session.begin().await?;
+    // Whoever writes the history waits behind this.
+    sqlx::query(ledger.lock_timeout()).execute(&mut *transaction).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)")
         .bind(PARTITION_LOCK)
         .execute(&mut *transaction)
@@ -66,7 +83,7 @@ pub(super) async fn look(ledger: &PostgresLedger, session: &mut PgConnection) ->
         )))
         .execute(&mut *transaction)
         .await?;
-        if lanes.distributed && parent.ends_with(".membership_history") {
+        if distributed && parent.ends_with(".membership_history") {
             sqlx::query(sqlx::AssertSqlSafe(distributed::movable(&name)))
                 .execute(&mut *transaction)
                 .await?;
@@ -78,6 +95,7 @@ pub(super) async fn look(ledger: &PostgresLedger, session: &mut PgConnection) ->
 /// Drops the partitions whose month ended more than `keep_days` ago; says how many.
 pub(super) async fn drop_past(ledger: &PostgresLedger, keep_days: u32) -> Result<i64, LedgerError> {
     let lanes = ledger.all_lanes().await?;
+    let lanes: Vec<&str> = lanes.iter().map(|lane| lane.schema.as_str()).collect();
     let finding = sqlx::query_scalar(
         // Materialised: pg_inherits holds indexes too, whose names end in no month, and a plan may look at a name before at its parent.
         "WITH partition AS MATERIALIZED (
@@ -97,13 +115,19 @@ pub(super) async fn drop_past(ledger: &PostgresLedger, keep_days: u32) -> Result
     let past: Vec<String> = over!(ledger, STEP, session => finding.fetch_all(&mut *session))?;
     for name in &past {
         let dropping = sqlx::query(sqlx::AssertSqlSafe(format!("DROP TABLE IF EXISTS {name}")));
-        over!(ledger, STEP, session => dropping.execute(&mut *session))?;
+        over!(ledger, STEP, session => async {
+            let mut transaction = session.begin().await?;
+            sqlx::query(ledger.lock_timeout()).execute(&mut *transaction).await?;
+            dropping.execute(&mut *transaction).await?;
+            transaction.commit().await
+        })?;
     }
     Ok(i64::try_from(past.len()).unwrap_or(i64::MAX))
 }
 
-fn parents(ledger: &PostgresLedger, lanes: &Lanes) -> Vec<String> {
-    let trend = format!("{}.segment_history", ledger.base);
-    let histories = lanes.iter().map(|lane| format!("{}.membership_history", lane.schema));
+fn parents(ledger: &PostgresLedger, lanes: &[&str]) -> Vec<String> {
+    // The base schema's name may be a word of SQL's; those of lanes are none.
+    let trend = format!("\"{}\".segment_history", ledger.base);
+    let histories = lanes.iter().map(|lane| format!("{lane}.membership_history"));
     std::iter::once(trend).chain(histories).collect()
 }

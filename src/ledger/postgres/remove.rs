@@ -15,27 +15,40 @@ use crate::ledger::{LedgerError, RemovalOutcome, Removed};
 ///
 /// * An ended row has the epoch in expires_at: nobody can leave then, so it is a member at no instant, even where the clock steps back.
 /// * What ended before now - settle / 2 stays for the archive: its bucket is the sweeper's.
+/// * Of a user whose erasure is under way (`leaving`) no mark is made: it would be the last thing left of them. What stands of them is ended all the
+///   same, since an erasure may break off: where the erasure was there first, there is no row.
 /// * prev_expires_at comes back only of rows that this ended, which go into the history here: the archive will not know any more.
 const REMOVE: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, (extract(epoch FROM now) * 1000000)::bigint AS micros FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
 ), asked AS MATERIALIZED (
-  SELECT DISTINCT u.segment_id, u.user_id COLLATE "C" AS user_id
+  SELECT DISTINCT u.segment_id, u.user_id COLLATE "C" AS user_id,
+         (SELECT EXISTS (SELECT FROM "{base}".suppression WHERE erased_at IS NULL)) AND EXISTS (
+           SELECT FROM "{base}".suppression x
+            WHERE x.erased_at IS NULL AND x.suppressed_until > (SELECT now FROM instant)
+              AND x.user_hash = sha256((SELECT key FROM "{base}".suppression_key) || convert_to(u.user_id, 'UTF8'))) AS leaving
     FROM unnest($2::bigint[], $3::text[]) AS u(segment_id, user_id)
    WHERE (SELECT s.lane FROM "{base}".segment s WHERE s.id = u.segment_id) = {number}
-     -- A user whose erasure is under way: a mark would be the last thing left of them.
-     AND NOT ((SELECT EXISTS (SELECT FROM "{base}".suppression WHERE erased_at IS NULL)) AND EXISTS (
-                SELECT FROM "{base}".suppression x
-                 WHERE x.erased_at IS NULL
-                   AND x.user_hash = sha256((SELECT key FROM "{base}".suppression_key) || convert_to(u.user_id, 'UTF8'))))
-), marked AS (
+), made AS (
   INSERT INTO "{lane}".membership AS m (segment_id, user_id, expires_at, removed_at)
-  SELECT a.segment_id, a.user_id, timestamptz 'epoch', i.now FROM asked a, instant i ORDER BY a.segment_id, a.user_id
+  SELECT a.segment_id, a.user_id, timestamptz 'epoch', i.now FROM asked a, instant i WHERE NOT a.leaving ORDER BY a.segment_id, a.user_id
   ON CONFLICT (segment_id, user_id) DO UPDATE
      SET prev_expires_at = CASE WHEN m.expires_at > EXCLUDED.removed_at - $4 * interval '1 microsecond' THEN m.expires_at END,
          expires_at = CASE WHEN m.expires_at > EXCLUDED.removed_at - $4 * interval '1 microsecond' THEN EXCLUDED.expires_at ELSE m.expires_at END,
          removed_at = greatest(m.removed_at, EXCLUDED.removed_at)
   RETURNING m.segment_id, m.user_id, m.prev_expires_at
+), locked AS MATERIALIZED (
+  SELECT m.segment_id, m.user_id FROM "{lane}".membership m JOIN asked a ON m.segment_id = a.segment_id AND m.user_id = a.user_id
+   WHERE a.leaving ORDER BY m.segment_id, m.user_id FOR UPDATE OF m
+), ended AS (
+  UPDATE "{lane}".membership m
+     SET prev_expires_at = CASE WHEN m.expires_at > i.now - $4 * interval '1 microsecond' THEN m.expires_at END,
+         expires_at = CASE WHEN m.expires_at > i.now - $4 * interval '1 microsecond' THEN timestamptz 'epoch' ELSE m.expires_at END,
+         removed_at = greatest(m.removed_at, i.now)
+    FROM locked l, instant i WHERE m.segment_id = l.segment_id AND m.user_id = l.user_id
+  RETURNING m.segment_id, m.user_id, m.prev_expires_at
+), marked AS MATERIALIZED (
+  SELECT * FROM made UNION ALL SELECT * FROM ended
 ), delta AS MATERIALIZED (
   SELECT segment_id, prev_expires_at AS expires_at, -count(*) AS d FROM marked WHERE prev_expires_at IS NOT NULL GROUP BY 1, 2
 ), {counters}, kept AS (

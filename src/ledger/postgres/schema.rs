@@ -53,7 +53,14 @@ impl PostgresLedger {
                     .of_lane(number, standing.contains(&number), session)
                     .await?;
             }
-            // Known to the others only once it stands.
+            // Known to the others only once it stands, with where its history goes.
+            partitions::make(
+                self,
+                &[&lanes::schema_of(&self.base, number)],
+                distribution.is_some(),
+                session,
+            )
+            .await?;
             sqlx::query(self.sql("INSERT INTO \"{base}\".lane (number) VALUES ($1) ON CONFLICT DO NOTHING"))
                 .bind(number)
                 .execute(&mut *session)
@@ -64,7 +71,7 @@ impl PostgresLedger {
         }
         self.read_lanes(&mut *session).await?;
         partitions::look(self, &mut *session).await?;
-        guard.end().await;
+        guard.end().await?;
         self.schema_state(session).await
     }
 

@@ -56,11 +56,15 @@ impl SqliteLedger {
 
     /// It has no index by segment, so it is walked once for all of them (`ids`, a JSON list).
     async fn clear_history(&self, ids: &str) -> Result<(), LedgerError> {
-        let end: Option<i64> = sqlx::query_scalar("SELECT max(rowid) FROM membership_history")
-            .fetch_one(&self.readers)
-            .await?;
-        let mut from = 0;
-        while end.is_some_and(|end| from <= end) {
+        let ends: (Option<i64>, Option<i64>) = sqlx::query_as(
+            "SELECT (SELECT min(rowid) FROM membership_history), (SELECT max(rowid) FROM membership_history)",
+        )
+        .fetch_one(&self.readers)
+        .await?;
+        let (Some(mut from), Some(end)) = ends else {
+            return Ok(());
+        };
+        while from <= end {
             sqlx::query(
                 "DELETE FROM membership_history
                   WHERE rowid >= ?2 AND rowid < ?3 AND segment_id IN (SELECT value FROM json_each(?1))",

@@ -47,8 +47,16 @@ impl SqliteLedger {
         cursor: Option<ArchiveCursor>,
         limit: u32,
     ) -> Result<ArchiveBatch, LedgerError> {
-        let from = cursor.map_or(0, |cursor| cursor.position);
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        // From the first row that stands: a table that has seen many has few numbers left, and those are far from 0.
+        let first: Option<i64> = sqlx::query_scalar("SELECT min(id) FROM membership WHERE id > ?1")
+            .bind(cursor.map_or(0, |cursor| cursor.position))
+            .fetch_one(&mut *transaction)
+            .await?;
+        let Some(first) = first else {
+            return Ok(ArchiveBatch { moved: 0, next: None });
+        };
+        let from = first - 1;
         let now = self.instant(&mut transaction).await?;
         // A row that also bears a removal stays as its mark until that is spent; a mark alone is no membership and goes into no history.
         let spent = now - self.settings.rules.memory_micros() - self.settle_micros();
@@ -176,6 +184,19 @@ impl SqliteLedger {
     pub(super) async fn recount_segment(&self, segment: SegmentId) -> Result<Recount, LedgerError> {
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let now = self.instant(&mut transaction).await?;
+        let standing: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM segment WHERE id = ?1)")
+            .bind(segment.0)
+            .fetch_one(&mut *transaction)
+            .await?;
+        if !standing {
+            // Deleted, and perhaps half cleared away: nothing that counts.
+            return Ok(Recount {
+                segment,
+                members: 0,
+                drift: 0,
+                as_of: timestamp(now)?,
+            });
+        }
         let truth: Vec<(i64, i64)> = sqlx::query_as(
             "SELECT expires_at, count(*) FROM membership WHERE segment_id = ?1 AND expires_at > ?2 GROUP BY 1 ORDER BY 1",
         )

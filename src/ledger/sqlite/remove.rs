@@ -108,13 +108,15 @@ impl SqliteLedger {
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let now = self.instant(&mut transaction).await?;
         let suppressed_until = now + self.settings.rules.memory_micros() + self.settle_micros();
-        let rows: Vec<(i64, i64)> =
-            sqlx::query_as("DELETE FROM membership WHERE user_id = ?1 RETURNING segment_id, expires_at")
+        let rows: Vec<(i64, i64, Option<i64>)> =
+            sqlx::query_as("DELETE FROM membership WHERE user_id = ?1 RETURNING segment_id, expires_at, removed_at")
                 .bind(user.as_str())
                 .fetch_all(&mut *transaction)
                 .await?;
+        // The marks of removals go. On a clock that has stepped back what they kept out stays out, as what an erasure before did.
+        let last_removal = rows.iter().filter_map(|(_, _, removed_at)| *removed_at).max();
         let mut buckets: BTreeMap<(i64, i64), i64> = BTreeMap::new();
-        for &(segment, end) in rows.iter().filter(|(_, end)| *end > now - self.settle_micros() / 2) {
+        for &(segment, end, _) in rows.iter().filter(|(_, end, _)| *end > now - self.settle_micros() / 2) {
             *buckets.entry((segment, end)).or_default() -= 1;
         }
         move_counters(&buckets, &mut transaction).await?;
@@ -127,7 +129,6 @@ impl SqliteLedger {
         let history = i64::try_from(history).unwrap_or(i64::MAX);
         let receipt = hex::encode(rand::random::<[u8; 16]>());
         let key = key(&mut transaction).await?;
-        // On a clock that has stepped back, what an erasure before keeps out stays out.
         let (erased_at, suppressed_until): (i64, i64) = sqlx::query_as(
             "INSERT INTO suppression (user_hash, receipt, erased_at, suppressed_until, memberships, history) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (user_hash) DO UPDATE SET receipt = excluded.receipt, erased_at = max(suppression.erased_at, excluded.erased_at),
@@ -137,7 +138,7 @@ impl SqliteLedger {
         )
         .bind(hash(&key, user))
         .bind(&receipt)
-        .bind(now)
+        .bind(last_removal.map_or(now, |at| at.max(now)))
         .bind(suppressed_until)
         .bind(memberships)
         .bind(history)
@@ -151,7 +152,11 @@ impl SqliteLedger {
             suppressed_until: timestamp(suppressed_until)?,
             memberships,
             history,
-            changed: distinct(rows.iter().filter(|(_, end)| *end > now).map(|(segment, _)| *segment)),
+            changed: distinct(
+                rows.iter()
+                    .filter(|(_, end, _)| *end > now)
+                    .map(|(segment, ..)| *segment),
+            ),
         })
     }
 

@@ -55,7 +55,7 @@ pub fn judge(
         logs,
         calls: BTreeMap::new(),
     };
-    let mut erased = BTreeSet::new();
+    let mut erased: BTreeMap<String, i64> = BTreeMap::new();
     for log in logs {
         seen.calls += 1;
         match &log.done {
@@ -72,7 +72,13 @@ pub fn judge(
                 }
                 judge.removed(log, members, outcomes)?;
             }
-            Done::Erased(user) => drop(erased.insert(user.clone())),
+            Done::Erased(user, at) => {
+                if *at > horizon.latest {
+                    return Err(format!("{user} was erased at {at}, which has never been: {horizon:?}"));
+                }
+                let last = erased.entry(user.clone()).or_insert(*at);
+                *last = (*last).max(*at);
+            }
             Done::Moved(moved) => seen.moves += usize::from(*moved),
             Done::Deleted(segment, deleted) => {
                 *seen.outcomes.entry(format!("deletion {deleted}")).or_default() += 1;
@@ -87,8 +93,8 @@ pub fn judge(
     if logs.iter().any(|log| matches!(log.done, Done::Swept)) {
         model.sweep(horizon.now);
     }
-    for user in erased {
-        model.erase(&user, horizon.now);
+    for (user, at) in erased {
+        model.forget(&user, horizon.now, at);
     }
     model.members = found;
     Ok(())
@@ -284,11 +290,14 @@ impl Judge<'_> {
             };
             let mut calls = self.calls.get(key).cloned().unwrap_or_default();
             for log in self.logs {
-                if matches!(&log.done, Done::Erased(user) if *user == key.1) {
+                if let Done::Erased(user, at) = &log.done
+                    && *user == key.1
+                {
+                    let at = *at;
                     let acts: &[Act] = if self.on.is_postgres() {
-                        &[Act::ErasureBegins, Act::ErasureEnds]
+                        &[Act::ErasureBegins, Act::ErasureEnds { at }]
                     } else {
-                        &[Act::Erased]
+                        &[Act::Erased { at }]
                     };
                     let (begin, end) = (log.begin, log.end);
                     calls.extend(acts.iter().map(|&act| Call { begin, end, act }));

@@ -51,12 +51,16 @@ pub enum Act {
     },
     /// The segment was deleted, and whatever is of that name afterwards is another.
     SegmentDeleted,
-    /// All of an erasure at one moment.
-    Erased,
-    /// From here on every pair is kept out; what stood is as good as gone.
+    /// All of an erasure at one moment. From here on what was observed until `at` is kept out.
+    Erased {
+        at: i64,
+    },
+    /// From here on every pair is kept out; what stands goes at some moment until the end.
     ErasureBegins,
-    /// From here on only what was observed before.
-    ErasureEnds,
+    /// From here on only what was observed until `at`.
+    ErasureEnds {
+        at: i64,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -106,29 +110,41 @@ impl State {
                 KeptOut::Until(at) => latest.is_some_and(|latest| latest <= at).then_some(self),
                 KeptOut::None => None,
             },
-            // A mark would be the last thing left of a user who is being erased.
-            Act::Removed { was_in } if matches!(self.kept_out, KeptOut::All(_)) => (!was_in).then_some(self),
+            // A mark would be the last thing left of a user who is being erased. Who is in no more was taken away by the erasure.
+            Act::Removed { was_in } if matches!(self.kept_out, KeptOut::All(_)) => {
+                (self.is_in(now) || !was_in).then_some(Self { end: None, ..self })
+            }
             Act::Removed { was_in } => (self.is_in(now) == was_in).then_some(Self {
                 end: None,
                 removed: self.removed.max(Some(now)),
                 ..self
             }),
             Act::SegmentDeleted => Some(Self::erased(self.kept_out)),
-            Act::Erased => match self.kept_out {
-                KeptOut::None => Some(Self::erased(KeptOut::Until(now))),
-                KeptOut::Until(before) => Some(Self::erased(KeptOut::Until(before.max(now)))),
+            Act::Erased { at } => match self.kept_out {
+                KeptOut::None => self.erased_at(at, None, now),
+                KeptOut::Until(before) => self.erased_at(at, Some(before), now),
                 KeptOut::All(_) => None,
             },
-            Act::ErasureBegins => match self.kept_out {
-                KeptOut::None => Some(Self::erased(KeptOut::All(None))),
-                KeptOut::Until(before) => Some(Self::erased(KeptOut::All(Some(before)))),
-                KeptOut::All(_) => None,
-            },
-            Act::ErasureEnds => match self.kept_out {
-                KeptOut::All(before) => Some(Self::erased(KeptOut::Until(before.unwrap_or(now).max(now)))),
+            Act::ErasureBegins => {
+                let before = match self.kept_out {
+                    KeptOut::None => None,
+                    KeptOut::Until(before) => Some(before),
+                    KeptOut::All(_) => return None,
+                };
+                let kept_out = KeptOut::All(before);
+                Some(Self { kept_out, ..self })
+            }
+            Act::ErasureEnds { at } => match self.kept_out {
+                KeptOut::All(before) => self.erased_at(at, before, now),
                 KeptOut::None | KeptOut::Until(_) => None,
             },
         }
+    }
+
+    /// What a removal or an erasure before kept out stays out.
+    fn erased_at(self, at: i64, before: Option<i64>, now: i64) -> Option<Self> {
+        let least = self.removed.max(before).unwrap_or(now).max(now);
+        (at >= least).then_some(Self::erased(KeptOut::Until(at)))
     }
 
     fn erased(kept_out: KeptOut) -> Self {
@@ -276,18 +292,29 @@ mod tests {
 
     #[test]
     fn nothing_that_was_observed_before_an_erasure_stands_after_it() {
-        let erasure = [call(0, 9, Act::ErasureBegins), call(0, 9, Act::ErasureEnds)];
+        let erasure = [call(0, 9, Act::ErasureBegins), call(0, 9, Act::ErasureEnds { at: NOW })];
         let with = |act| [erasure[0], erasure[1], call(1, 8, act)];
         // Of before: it came first and is gone. Of now: it may also have come afterwards, but not while it ran.
         assert_eq!(ends(&with(written(true, 2_000, Some(900)))), [None]);
         assert_eq!(ends(&with(written(true, 2_000, None))), [None, Some(2_000)]);
         assert_eq!(ends(&with(Act::KeptOut { latest: None })), [None]);
+        // A removal may have come before its rows went, or afterwards.
+        for was_in in [true, false] {
+            let calls = with(written(true, 2_000, Some(900)));
+            let removed = call(9, 10, Act::Removed { was_in });
+            let among = [calls[0], calls[1], calls[2], Call { begin: 8, ..removed }];
+            let ended = ends(&among);
+            assert!(!ended.is_empty() && ended.iter().all(Option::is_none), "{ended:?}");
+            let after = [calls[0], calls[1], calls[2], removed];
+            assert_eq!(ends(&after).is_empty(), was_in);
+        }
         // One that finds nothing may still have come after something.
+        let erased = Act::Erased { at: NOW };
         assert_eq!(
-            ends(&[call(0, 9, Act::Erased), call(1, 8, written(true, 2_000, None))]),
+            ends(&[call(0, 9, erased), call(1, 8, written(true, 2_000, None))]),
             [None, Some(2_000)]
         );
-        let at_one_moment = [call(0, 9, Act::Erased), call(1, 8, Act::KeptOut { latest: None })];
+        let at_one_moment = [call(0, 9, erased), call(1, 8, Act::KeptOut { latest: None })];
         assert!(ends(&at_one_moment).is_empty());
     }
 }

@@ -29,7 +29,8 @@ pub struct Log {
 pub enum Done {
     Recorded(Vec<Pair>, Vec<Recording>),
     Removed(Vec<(String, String)>, Vec<RemovalOutcome>),
-    Erased(String),
+    /// As of which instant, by the answer.
+    Erased(String, i64),
     Put(String, Option<i64>),
     /// Whether there was one.
     Deleted(String, bool),
@@ -184,8 +185,8 @@ async fn one(task: Task, ledger: &SharedLedger) -> Result<Done, LedgerError> {
         }
         Task::Erase(user) => {
             let user = UserId::new(format!("u{user}")).unwrap();
-            ledger.erase(&user).await?;
-            Done::Erased(user.as_str().to_owned())
+            let erasure = ledger.erase(&user).await?;
+            Done::Erased(user.as_str().to_owned(), erasure.erased_at.as_microsecond())
         }
         Task::Put(segment, window) => {
             let segment = format!("s{segment}");

@@ -166,12 +166,9 @@ impl Walk<'_> {
             Step::Erase(user) => {
                 let user = format!("u{user}");
                 let erasure = ledger.erase(&UserId::new(user.as_str()).unwrap()).await?;
-                self.model.erase(&user, now);
-                same(
-                    "erased at",
-                    &erasure.erased_at.as_microsecond(),
-                    &self.model.erased[&user].at,
-                )?;
+                let at = erasure.erased_at.as_microsecond();
+                same("erased in the future", &(at > self.horizon().latest), &false)?;
+                self.model.erase(&user, now, at)?;
                 same(
                     "kept out until",
                     &erasure.suppressed_until.as_microsecond(),

@@ -11,7 +11,8 @@ BEGIN
   FOR one IN
     SELECT t.segment_id FROM "{lane}".segment_total t
      WHERE t.segment_id = ANY (asked)
-       AND EXISTS (SELECT FROM "{lane}".segment_expiry b WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= past)
+       AND (SELECT true FROM "{lane}".segment_expiry b
+             WHERE b.segment_id = t.segment_id AND b.expires_at > t.since AND b.expires_at <= past LIMIT 1)
      ORDER BY t.segment_id FOR NO KEY UPDATE OF t
   LOOP
     locked := locked || one.segment_id;

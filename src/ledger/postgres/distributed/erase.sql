@@ -1,6 +1,6 @@
 -- What `erase.rs` deletes of a user in one statement: memberships and marks, with their counters. Runs on the machine of the lane.
-CREATE OR REPLACE FUNCTION "{lane}".erase(
-  clock timestamptz, erased_user text, half_settle bigint, OUT memberships bigint, OUT changed bigint[])
+CREATE OR REPLACE FUNCTION "{lane}".erase_user(
+  clock timestamptz, erased_user text, half_settle bigint, OUT memberships bigint, OUT changed bigint[], OUT last_removal bigint)
 LANGUAGE plpgsql SET plan_cache_mode = auto SET enable_seqscan = off SET jit = off SET timezone = 'UTC' AS $function$
 DECLARE
   instant timestamptz;
@@ -20,10 +20,11 @@ BEGIN
   END IF;
   FOR one IN
     DELETE FROM "{lane}".membership m WHERE m.segment_id = ANY (locked) AND m.user_id = erased_user COLLATE "C"
-    RETURNING m.segment_id, m.expires_at
+    RETURNING m.segment_id, m.expires_at, m.removed_at
   LOOP
     gone_segments := gone_segments || one.segment_id;
     gone_ends := gone_ends || one.expires_at;
+    last_removal := greatest(last_removal, (extract(epoch FROM one.removed_at) * 1000000)::bigint);
   END LOOP;
   memberships := cardinality(gone_segments);
   SELECT coalesce(array_agg(g.segment_id ORDER BY g.segment_id), '{}') INTO changed

@@ -8,7 +8,7 @@ use crate::ledger::postgres::{PostgresLedger, lanes};
 
 /// The version of the functions. A function that changes its answer gets another name, or other parameters, and so stands beside the one before: processes
 /// of the version before can go on, in lanes that stood before. Whatever changes, this is raised.
-const VERSION: i64 = 5;
+const VERSION: i64 = 6;
 
 /// The tables that statements of lanes look at: a copy on every machine, written on all of them at once.
 const LOOKED_AT: [&str; 5] = ["segment", "lane", "removal_epoch", "suppression", "suppression_key"];
@@ -20,7 +20,7 @@ const OF_LANE: [(&str, Option<&str>); 7] = [
         Some("record(timestamptz, bigint[], text[], bigint[], bigint[], bigint, bigint, bigint, bigint)"),
     ),
     (include_str!("remove.sql"), None),
-    (include_str!("erase.sql"), Some("erase(timestamptz, text, bigint)")),
+    (include_str!("erase.sql"), Some("erase_user(timestamptz, text, bigint)")),
     (
         include_str!("archive.sql"),
         Some("archive(timestamptz, bigint, bigint, bigint, bigint, bigint)"),
@@ -39,8 +39,9 @@ const OF_LANE: [(&str, Option<&str>); 7] = [
 /// What several of them do in the end.
 const COUNTERS: &str = include_str!("counters.sql");
 
-/// What the versions before had for spans, and for buckets by another name.
-const NO_LONGER: [&str; 2] = [
+/// What the versions before had for spans, and for buckets by another name or fewer parameters.
+const NO_LONGER: [&str; 3] = [
+    "clear_buckets(timestamptz, bigint, bigint)",
     "sweep_segment_bucket(timestamptz, bigint, bigint)",
     "sweep_segment_span(timestamptz, bigint, bigint)",
 ];

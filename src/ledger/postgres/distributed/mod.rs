@@ -25,7 +25,7 @@ pub(super) fn texts() -> Texts {
         record_any: record.to_owned(),
         remove: "SELECT * FROM \"{lane}\".remove($1, $2, $3, $4)".to_owned(),
         writers: WRITERS.replace("{writers}", &WRITERS_LOCK.to_string()),
-        erase: "SELECT * FROM \"{lane}\".erase($1, $2, $3)".to_owned(),
+        erase: "SELECT * FROM \"{lane}\".erase_user($1, $2, $3)".to_owned(),
         archive: None,
         archive_marked: "SELECT * FROM \"{lane}\".archive($1, $2, $3, $4, $5, $6)".to_owned(),
         heap_blocks: "SELECT citus_relation_size(to_regclass($1)) / current_setting('block_size')::bigint".to_owned(),

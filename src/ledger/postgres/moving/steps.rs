@@ -8,6 +8,7 @@ use sqlx::{PgConnection, PgExecutor};
 use super::{MoveError, MoveProgress, TRIES};
 use crate::counting::SegmentId;
 use crate::ledger::LedgerError;
+use crate::ledger::postgres::guard::Guard;
 use crate::ledger::postgres::lanes::{LANE_CHANGE_LOCK, Lane};
 use crate::ledger::postgres::session::is_lock_timeout;
 use crate::ledger::postgres::{PostgresLedger, Statement, statement};
@@ -33,7 +34,7 @@ SELECT count(*), max(user_id) FROM next
 /// `$1` segment, `$2` how many at most: takes notes out of the log.
 const TAKE: &str = r#"
 DELETE FROM "{base}".move_log
- WHERE ctid = ANY (ARRAY(SELECT ctid FROM "{base}".move_log WHERE segment_id = $1 LIMIT $2))
+ WHERE ctid = ANY (ARRAY(SELECT ctid FROM "{base}".move_log WHERE segment_id = $1 AND {held} LIMIT $2))
 RETURNING user_id
 "#;
 
@@ -58,11 +59,14 @@ pub(super) struct Move<'a> {
     pub(super) segment: SegmentId,
     pub(super) source: &'a Lane,
     pub(super) target: &'a Lane,
+    /// That no other move can be under way, as a condition: see [`Guard::condition`].
+    pub(super) held: String,
 }
 
 impl Move<'_> {
     fn sql(&self, text: &str) -> Statement {
-        statement(self.source.text(text).replace("{target}", &self.target.schema))
+        let text = self.source.text(text).replace("{target}", &self.target.schema);
+        statement(text.replace("{held}", &self.held))
     }
 
     /// Clears away what a lane holds of the segment, which does not live there; no sweep shall think that there is any.
@@ -76,12 +80,16 @@ impl Move<'_> {
             state.cleared += cleared;
             progress(state);
         };
-        self.ledger.clear_rows(lane, self.segment, each).await?;
+        self.ledger
+            .clear_rows(lane, self.segment, Some(&self.held), each)
+            .await?;
         Ok(self.forget_left(lane, &self.ledger.pool).await?)
     }
 
     async fn forget_left(&self, lane: &Lane, session: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
-        sqlx::query(lane.sql("DELETE FROM \"{base}\".segment_deleted WHERE id = $1 AND lane = {number}"))
+        // Not where it says that the segment was deleted: its history in this lane is to be cleared away too.
+        let text = "DELETE FROM \"{base}\".segment_deleted WHERE id = $1 AND lane = {number} AND moved AND {held}";
+        sqlx::query(lane.sql(&text.replace("{held}", &self.held)))
             .bind(self.segment.0)
             .execute(session)
             .await?;
@@ -102,7 +110,7 @@ impl Move<'_> {
     }
 
     /// From the commit on every change is noted; making a trigger waits for the writers that are under way.
-    pub(super) async fn note_changes(&self) -> Result<(), LedgerError> {
+    pub(super) async fn note_changes(&self, guard: &mut Guard) -> Result<(), LedgerError> {
         let id = self.segment.0;
         let trigger = |name: &str, event: &str, row: &str| {
             self.sql(&format!(
@@ -123,12 +131,13 @@ impl Move<'_> {
             trigger("written", "INSERT OR UPDATE", "NEW"),
             trigger("deleted", "DELETE", "OLD"),
         ];
-        self.ledger.patiently(&statements).await
+        self.ledger.patiently(&statements, Some(guard)).await
     }
 
     pub(super) async fn run(
         &self,
         state: &mut MoveProgress,
+        guard: &mut Guard,
         progress: &(dyn Fn(&MoveProgress) + Send + Sync),
     ) -> Result<(), MoveError> {
         let mut after = Some(String::new());
@@ -154,9 +163,9 @@ impl Move<'_> {
             }
         }
         for _ in 0..TRIES {
-            match self.change_over(state).await {
+            match self.change_over(state, guard).await {
                 Err(error) if is_lock_timeout(&error) => tokio::time::sleep(Duration::from_millis(200)).await,
-                done => return if done? { Ok(()) } else { Err(MoveError::NoSegment) },
+                done => return done?,
             }
         }
         Err(MoveError::Ledger(LedgerError::Timeout(
@@ -182,8 +191,12 @@ impl Move<'_> {
         Ok(taken.len())
     }
 
-    /// False: there is no such segment any more.
-    async fn change_over(&self, state: &mut MoveProgress) -> Result<bool, sqlx::Error> {
+    /// The outer error is one to look at for whether a lock did not come free.
+    async fn change_over(
+        &self,
+        state: &mut MoveProgress,
+        guard: &mut Guard,
+    ) -> Result<Result<(), MoveError>, sqlx::Error> {
         let mut transaction = self.ledger.pool.begin().await?;
         let session = &mut *transaction;
         sqlx::query(self.ledger.lock_timeout()).execute(&mut *session).await?;
@@ -229,18 +242,23 @@ impl Move<'_> {
                     .await?;
             }
         }
-        let set = sqlx::query(self.sql("UPDATE \"{base}\".segment SET lane = $2 WHERE id = $1"))
+        // Where it was lost, another move or an archive may have dropped the triggers meanwhile, and cleared away the copy. From here on nobody can:
+        // for both the lock on the memberships must be free.
+        if let Err(lost) = guard.holds().await {
+            return Ok(Err(lost.into()));
+        }
+        let set = sqlx::query(self.sql("UPDATE \"{base}\".segment SET lane = $2 WHERE id = $1 AND lane = {number}"))
             .bind(self.segment.0)
             .bind(self.target.number)
             .execute(&mut *session)
             .await?;
         if set.rows_affected() == 0 {
             // Deleted meanwhile: what was copied is left behind, as it was noted.
-            return Ok(false);
+            return Ok(Err(MoveError::NoSegment));
         }
         self.forget_left(self.target, &mut *session).await?;
         self.note_left(self.source, &mut *session).await?;
         transaction.commit().await?;
-        Ok(true)
+        Ok(Ok(()))
     }
 }
