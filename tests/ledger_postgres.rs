@@ -3,6 +3,8 @@
 
 #[path = "ledger_postgres/archive.rs"]
 mod archive;
+#[path = "ledger_postgres/failover.rs"]
+mod failover;
 #[path = "ledger_postgres/jobs.rs"]
 mod jobs;
 #[path = "ledger_postgres/moves.rs"]

@@ -120,6 +120,14 @@ impl Server {
         private.run();
     }
 
+    /// The same, but it comes back as a standby, which another one was promoted over.
+    pub fn come_back_as_standby(&self) {
+        let mut private = self.private.as_ref().expect("a private server").lock().unwrap();
+        private.crash();
+        fs::write(private.folder.join("data/standby.signal"), "").unwrap();
+        private.run();
+    }
+
     /// Stops the server and leaves it down.
     pub fn stop(&self) {
         self.private.as_ref().expect("a private server").lock().unwrap().crash();
@@ -168,7 +176,7 @@ impl Private {
         }
     }
 
-    /// The pid file's last line says `ready` once it takes connections (and the port answers).
+    /// The pid file's last line says `ready`, or `standby`, once it takes connections (and the port answers).
     fn accepts(&self) -> bool {
         let status = fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap_or_default();
         let process = self
@@ -177,7 +185,10 @@ impl Private {
             .map(|child| child.id().to_string())
             .unwrap_or_default();
         status.lines().next() == Some(process.as_str())
-            && status.lines().last().is_some_and(|line| line.trim() == "ready")
+            && status
+                .lines()
+                .last()
+                .is_some_and(|line| matches!(line.trim(), "ready" | "standby"))
             && TcpStream::connect(("127.0.0.1", self.port)).is_ok()
     }
 

@@ -33,6 +33,8 @@ const PROBE: Duration = Duration::from_secs(1);
 /// only ever say that it took too long where it could say why.
 const CHECK_ACQUIRE: Duration = Duration::from_millis(500);
 
+const STANDBY: &str = "it is a standby";
+
 /// What the last such look found, and when.
 pub(super) type Probe = tokio::sync::Mutex<Option<(Instant, LedgerError)>>;
 
@@ -113,6 +115,9 @@ impl PostgresOptions {
             .after_connect(move |session, _| {
                 let settings = asked.settings();
                 Box::pin(async move {
+                    if is_standby(&mut *session).await? {
+                        return Err(sqlx::Error::Protocol(STANDBY.to_owned()));
+                    }
                     if let Some(settings) = settings {
                         sqlx::query(settings).execute(session).await?;
                     }
@@ -134,6 +139,20 @@ impl PostgresOptions {
             })
             .connect_lazy_with(self.connect_options(settings))
     }
+}
+
+/// Whatever reads from one would miss what was acknowledged.
+pub(super) fn not_of_a_standby(standby: bool) -> Result<(), LedgerError> {
+    if standby {
+        return Err(LedgerError::ReadOnly(STANDBY.to_owned()));
+    }
+    Ok(())
+}
+
+async fn is_standby(session: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_is_in_recovery()")
+        .fetch_one(session)
+        .await
 }
 
 impl PostgresLedger {
@@ -261,10 +280,14 @@ impl PostgresLedger {
             return found.clone();
         }
         let found = match self.connect_once(PROBE).await {
-            Ok(session) => {
-                // It is there: all of ours are in use.
+            Ok(mut session) => {
+                let standby = tokio::time::timeout(PROBE, is_standby(&mut session)).await;
                 let _ = session.close().await;
-                LedgerError::Timeout(NO_CONNECTION.to_owned())
+                match standby {
+                    Ok(Ok(true)) => LedgerError::ReadOnly(STANDBY.to_owned()),
+                    // It is there: all of ours are in use.
+                    _ => LedgerError::Timeout(NO_CONNECTION.to_owned()),
+                }
             }
             Err(error) => error,
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
+use super::connect::not_of_a_standby;
 use super::lanes::Lane;
 use super::session::{ANSWER, over_kept, session_of, within};
 use super::{PostgresLedger, timestamp};
@@ -20,12 +21,14 @@ use crate::ledger::{Count, LedgerError};
 /// * How many of those are settled comes back too: see [`Late`](crate::ledger::late::Late).
 /// * The instant is evaluated inside the statement and so after its snapshot. Never `now()`: the transaction's start lies before the snapshot, and a
 ///   member that moved between the two would be counted twice.
+/// * A standby says that it is one: it lacks what was acknowledged a moment ago, and after a failover everything since.
 /// * A segment that has left this lane, or is deleted, does not exist here whatever its counters say.
 pub(super) const SQL: &str = r#"
 WITH instant AS MATERIALIZED (
   SELECT now, (extract(epoch FROM now) * 1000000)::bigint AS micros FROM (SELECT coalesce($1, clock_timestamp()) AS now) clock
 )
-SELECT i.micros, coalesce(c.members, 0), coalesce(c.settled, 0), EXISTS (SELECT FROM "{base}".segment g WHERE g.id = s.id AND g.lane = {number})
+SELECT i.micros, coalesce(c.members, 0), coalesce(c.settled, 0), EXISTS (SELECT FROM "{base}".segment g WHERE g.id = s.id AND g.lane = {number}),
+       pg_is_in_recovery()
   FROM unnest($2::bigint[]) WITH ORDINALITY AS s(id, ordinal)
  CROSS JOIN instant i
   LEFT JOIN LATERAL (
@@ -84,15 +87,18 @@ impl PostgresLedger {
                 .bind(self.clock())
                 .bind(&ids)
                 .bind(self.settle_micros());
-            let rows: Vec<(i64, i64, i64, bool)> =
-                over_kept!(self, ANSWER, session => counting.fetch_all(&mut *session))?;
-            let read = ids.iter().zip(&rows).map(|(id, (_, _, settled, _))| (*id, *settled));
+            let rows: Vec<(i64, i64, i64, bool, bool)> = over_kept!(self, ANSWER, session => async {
+                let rows: Vec<(i64, i64, i64, bool, bool)> = counting.fetch_all(&mut *session).await?;
+                not_of_a_standby(rows.iter().any(|(.., standby)| *standby))?;
+                Ok::<_, LedgerError>(rows)
+            })?;
+            let read = ids.iter().zip(&rows).map(|(id, (_, _, settled, ..))| (*id, *settled));
             if let Some(overdue) = self.late.overdue(read) {
                 self.move_on(&lane, overdue);
             }
             ids.into_iter()
                 .zip(rows)
-                .map(|(id, (at, members, _, exists))| {
+                .map(|(id, (at, members, _, exists, _))| {
                     let count = Count {
                         segment: SegmentId(id),
                         members: if exists { members } else { 0 },

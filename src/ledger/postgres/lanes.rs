@@ -47,6 +47,7 @@ pub(super) struct Texts {
     pub(super) compare: String,
     pub(super) mend: String,
     pub(super) put_segment: String,
+    pub(super) raise_epoch: String,
     pub(super) finish_erasure: String,
     pub(super) forget_suppressions: String,
 }
@@ -70,6 +71,7 @@ impl Texts {
             compare: recount::comparing(),
             mend: recount::mending(),
             put_segment: segments::PUT.to_owned(),
+            raise_epoch: remove::RAISE_EPOCH.to_owned(),
             finish_erasure: erase::FINISH.to_owned(),
             forget_suppressions: sweep::FORGET_SUPPRESSIONS.to_owned(),
         }
@@ -115,6 +117,7 @@ pub(super) struct Lanes {
     /// Whether Citus puts each on a machine of its own.
     pub(super) distributed: bool,
     pub(super) put_segment: Statement,
+    pub(super) raise_epoch: Statement,
     pub(super) finish_erasure: Statement,
     pub(super) forget_suppressions: Statement,
 }
@@ -138,6 +141,7 @@ impl Lanes {
                 .collect(),
             distributed,
             put_segment: of_base(&texts.put_segment),
+            raise_epoch: of_base(&texts.raise_epoch),
             finish_erasure: of_base(&texts.finish_erasure),
             forget_suppressions: of_base(&texts.forget_suppressions),
         }

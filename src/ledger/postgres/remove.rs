@@ -63,6 +63,12 @@ SELECT (SELECT micros FROM instant) AS now, coalesce(array_agg(segment_id), '{}'
   FROM marked
 "#;
 
+/// `$1` clock. By the clock, so that no epoch comes round again: a failover may lose the last ones, and a backup that is restored many, while there are
+/// processes that remember them.
+pub(super) const RAISE_EPOCH: &str = r#"
+UPDATE "{base}".removal_epoch SET epoch = greatest(epoch + 1, (extract(epoch FROM coalesce($1, clock_timestamp())) * 1000000)::bigint)
+"#;
+
 pub(super) fn text() -> String {
     REMOVE.replace("{counters}", counters::MOVED)
 }
@@ -182,9 +188,8 @@ impl PostgresLedger {
 
     /// The last statement of its transaction: those that raise it wait for each other from here to the commit.
     pub(super) async fn raise_epoch(&self, session: &mut PgConnection) -> Result<(), LedgerError> {
-        sqlx::query(self.sql("UPDATE \"{base}\".removal_epoch SET epoch = epoch + 1"))
-            .execute(session)
-            .await?;
+        let raising = sqlx::query(self.all_lanes().await?.raise_epoch.clone()).bind(self.clock());
+        raising.execute(session).await?;
         Ok(())
     }
 }

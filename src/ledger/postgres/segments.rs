@@ -4,16 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 
 use sqlx::{Connection, FromRow, PgConnection};
 
+use super::connect::not_of_a_standby;
 use super::lanes::Home;
 use super::session::{ANSWER, over};
 use super::{PostgresLedger, timestamp};
 use crate::counting::{Pair, SegmentId, SegmentName, Window};
 use crate::ledger::{LedgerError, NewSegment, PutSegment, SegmentInfo, SegmentPage};
 
-/// `$1` names.
-pub(super) const RESOLVE: &str = r#"SELECT name, id, lane FROM "{base}".segment WHERE name = ANY($1::text[])"#;
+/// `$1` names. A standby, which may lack one that was just made, says so by a segment that has no name.
+pub(super) const RESOLVE: &str = r#"
+SELECT name, id, lane FROM "{base}".segment WHERE name = ANY($1::text[])
+UNION ALL
+SELECT '', 0, 0 WHERE pg_is_in_recovery()
+"#;
 
-/// Serialises the creation of segments by pairs, so that their limit is exact; creation is rare.
+/// Serialises the creation of segments, so that the limit on those by pairs is exact, and their numbers differ; creation is rare.
 const CREATION_LOCK: i64 = 0x5e67_c003;
 /// How often a segment is put that is deleted meanwhile.
 const TRIES: u32 = 4;
@@ -21,6 +26,9 @@ const TRIES: u32 = 4;
 /// Creates the segments that pairs name, in byte order, as many as the limit leaves room for, and none that only pairs from the future name.
 ///
 /// They are dealt out to the lanes in turn, beginning with the one that has the fewest. Where there is one lane, nothing is counted for it.
+///
+/// Their numbers are the clock's, told apart by their places, and not a sequence's: no number is given twice, though a failover lose the last segments, and
+/// a backup that is restored many, while there are processes that remember which number had which name.
 ///
 /// `$1` clock, `$2` names that were absent a moment ago, `$3` the earliest observation of each (µs, null: now), `$4` the limit. Answers every one
 /// that there is now: the others are refused, whatever is made or deleted meanwhile.
@@ -35,8 +43,8 @@ WITH lanes AS MATERIALIZED (
          (SELECT coalesce($1, clock_timestamp()) AS now) i
    WHERE n.observed IS NULL OR n.observed <= (extract(epoch FROM i.now) * 1000000)::bigint + 300000000
 )
-INSERT INTO "{base}".segment (name, lane, from_pair, created_at)
-SELECT n.name, l.number, true, n.now
+INSERT INTO "{base}".segment (id, name, lane, from_pair, created_at) OVERRIDING SYSTEM VALUE
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1024 + mod(n.ordinal, 1023), n.name, l.number, true, n.now
   FROM new n JOIN lanes l ON l.turn = mod(n.ordinal, l.lanes)
  ORDER BY n.ordinal
  LIMIT greatest($4 - (SELECT count(*) FROM "{base}".segment WHERE from_pair), 0)
@@ -44,10 +52,11 @@ ON CONFLICT (name) DO UPDATE SET name = EXCLUDED.name
 RETURNING name, id, lane
 "#;
 
-/// `$1` clock, `$2` name, `$3` window (s or null), `$4` description. xmax is 0 exactly in a row that this statement inserted.
+/// `$1` clock, `$2` name, `$3` window (s or null), `$4` description. Numbered as those of [`CREATE`], of which none has this one's place. xmax is 0 exactly in a row that this statement inserted.
 pub(super) const PUT: &str = r#"
-INSERT INTO "{base}".segment AS s (name, lane, window_seconds, description, from_pair, created_at)
-VALUES ($2, CASE WHEN EXISTS (SELECT FROM "{base}".segment o WHERE o.name = $2) THEN 0
+INSERT INTO "{base}".segment AS s (id, name, lane, window_seconds, description, from_pair, created_at) OVERRIDING SYSTEM VALUE
+VALUES ((extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1024 + 1023, $2,
+        CASE WHEN EXISTS (SELECT FROM "{base}".segment o WHERE o.name = $2) THEN 0
                  ELSE (SELECT l.number FROM "{base}".lane l
                         ORDER BY CASE WHEN EXISTS (SELECT FROM "{base}".lane WHERE number > 0) THEN (SELECT count(*) FROM "{base}".segment o WHERE o.lane = l.number) END, l.number LIMIT 1) END,
         $3, $4, false, coalesce($1, clock_timestamp()))
@@ -123,11 +132,7 @@ impl PostgresLedger {
         let mut rows: Vec<Located> = Vec::new();
         over!(self, ANSWER, session => async {
             let mut transaction = session.begin().await?;
-            // A statement of its own: the next one's snapshot must see what the holder before us created.
-            sqlx::query("SELECT pg_advisory_xact_lock($1)")
-                .bind(CREATION_LOCK)
-                .execute(&mut *transaction)
-                .await?;
+            self.alone(&mut transaction).await?;
             rows = sqlx::query_as(self.resolve.clone()).bind(&names).fetch_all(&mut *transaction).await?;
             absent.retain(|name, _| rows.iter().all(|(known, ..)| known != name.as_str()));
             let (names, observed): (Vec<&str>, Vec<Option<i64>>) =
@@ -146,7 +151,11 @@ impl PostgresLedger {
     pub(super) async fn look_up(&self, names: &[&SegmentName]) -> Result<HashMap<String, Home>, LedgerError> {
         let texts: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
         let resolving = sqlx::query_as(self.resolve.clone()).bind(&texts);
-        let rows: Vec<Located> = over!(self, ANSWER, session => resolving.fetch_all(&mut *session))?;
+        let rows: Vec<Located> = over!(self, ANSWER, session => async {
+            let rows: Vec<Located> = resolving.fetch_all(&mut *session).await?;
+            not_of_a_standby(rows.iter().any(|(name, ..)| name.is_empty()))?;
+            Ok::<_, LedgerError>(rows)
+        })?;
         Ok(self.learn(names, rows))
     }
 
@@ -203,7 +212,8 @@ impl PostgresLedger {
             .bind(segment.description.as_deref());
         over!(self, ANSWER, session => async {
             let mut transaction = session.begin().await?;
-            self.alone_where_distributed(&mut transaction).await?;
+            // Two that come at once must not be numbered by one microsecond.
+            self.alone(&mut transaction).await?;
             let created: bool = putting.fetch_one(&mut *transaction).await?;
             // A pair that was known to change nothing may change something by another window.
             self.raise_epoch(&mut transaction).await?;
@@ -216,11 +226,18 @@ impl PostgresLedger {
     /// machine would keep what another has deleted. So there one waits for the other, in a statement of its own: the next one's snapshots are younger.
     async fn alone_where_distributed(&self, session: &mut PgConnection) -> Result<(), LedgerError> {
         if self.all_lanes().await?.distributed {
-            sqlx::query("SELECT pg_advisory_xact_lock($1)")
-                .bind(CREATION_LOCK)
-                .execute(session)
-                .await?;
+            self.alone(session).await?;
         }
+        Ok(())
+    }
+
+    /// Makes or deletes segments while nobody else does, until the end of the transaction. A statement of its own: the next one's snapshot must see what
+    /// the holder before us did.
+    async fn alone(&self, session: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .bind(CREATION_LOCK)
+            .execute(session)
+            .await?;
         Ok(())
     }
 

@@ -176,12 +176,15 @@ impl Session {
         }
     }
 
-    /// Gives the session back to the pool if an answer came, of whatever kind.
+    /// Gives the session back to the pool if an answer came, of whatever kind but one: where a standby answered, another session may find the primary.
     pub(super) fn hear<T, E: Into<LedgerError>>(self, answer: Waited<T, E>) -> Result<T, LedgerError> {
         match answer {
             Ok(answer) => {
-                self.give_back();
-                answer.map_err(Into::into)
+                let answer = answer.map_err(Into::into);
+                if !matches!(answer, Err(LedgerError::ReadOnly(_))) {
+                    self.give_back();
+                }
+                answer
             }
             Err(_) => Err(LedgerError::Timeout(
                 "a session did not answer and was given up".to_owned(),

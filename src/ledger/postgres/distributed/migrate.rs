@@ -46,8 +46,9 @@ const NO_LONGER: [&str; 3] = [
     "sweep_segment_span(timestamptz, bigint, bigint)",
 ];
 
-const OF_BASE: [&str; 3] = [
+const OF_BASE: [&str; 4] = [
     include_str!("put_segment.sql"),
+    include_str!("raise_epoch.sql"),
     include_str!("finish_erasure.sql"),
     include_str!("forget_suppressions.sql"),
 ];

@@ -37,6 +37,7 @@ pub(super) fn texts() -> Texts {
         compare: "SELECT * FROM \"{lane}\".recount($1, $2, false)".to_owned(),
         mend: "SELECT * FROM \"{lane}\".recount($1, $2, true)".to_owned(),
         put_segment: "SELECT \"{base}\".put_segment($1, $2, $3, $4)".to_owned(),
+        raise_epoch: "SELECT \"{base}\".raise_epoch($1)".to_owned(),
         finish_erasure: "SELECT * FROM \"{base}\".finish_erasure($1, $2, $3, $4, $5, $6, $7)".to_owned(),
         forget_suppressions: "SELECT \"{base}\".forget_suppressions($1)".to_owned(),
     }

@@ -3,6 +3,7 @@ CREATE OR REPLACE FUNCTION "{base}".put_segment(clock timestamptz, put_name text
 LANGUAGE plpgsql SET plan_cache_mode = auto SET enable_seqscan = off SET jit = off SET timezone = 'UTC' AS $function$
 DECLARE
   emptiest integer;
+  number bigint;
   made bigint;
 BEGIN
   LOOP
@@ -12,8 +13,9 @@ BEGIN
     END IF;
     SELECT l.number INTO emptiest
       FROM "{base}".lane l ORDER BY (SELECT count(*) FROM "{base}".segment o WHERE o.lane = l.number), l.number LIMIT 1;
-    INSERT INTO "{base}".segment (name, lane, window_seconds, description, from_pair, created_at)
-    VALUES (put_name, emptiest, put_window, put_description, false, coalesce(clock, clock_timestamp()))
+    number := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1024 + 1023;
+    INSERT INTO "{base}".segment (id, name, lane, window_seconds, description, from_pair, created_at) OVERRIDING SYSTEM VALUE
+    VALUES (number, put_name, emptiest, put_window, put_description, false, coalesce(clock, clock_timestamp()))
     ON CONFLICT (name) DO NOTHING RETURNING id INTO made;
     IF made IS NOT NULL THEN
       RETURN true;
