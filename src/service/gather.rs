@@ -25,6 +25,8 @@ use super::ServiceError;
 /// The most keys of one statement.
 const MAX_KEYS: usize = 256;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a reader waits, for the flights before its own too: twice this, with what is around it, is less than the 15 s within which every answer comes.
+const PATIENCE: Duration = Duration::from_secs(7);
 
 /// Which flights a reader may join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,13 +107,22 @@ where
                 .map(|(key, join)| state.enter(key, join, self.inner.max_waiters))
                 .collect()
         };
+        let until = Instant::now() + PATIENCE;
         if let Some(flight) = Inner::board(&self.inner) {
-            flight.await;
+            if receivers.len() > 1 {
+                // More than one may leave: keys of another kind, or more than one flight takes.
+                Inner::pump(&self.inner);
+            }
+            // Given up, it lands all the same, for the others.
+            let _ = tokio::time::timeout_at(until, flight).await;
         }
         let mut outcomes = Vec::with_capacity(receivers.len());
         for receiver in receivers {
             outcomes.push(match receiver {
-                Some(receiver) => receiver.await.unwrap_or_else(|_| Err(gone())),
+                Some(receiver) => match tokio::time::timeout_at(until, receiver).await {
+                    Ok(landed) => landed.unwrap_or_else(|_| Err(gone())),
+                    Err(_) => Err(too_long()),
+                },
                 None => Err(ServiceError::Overloaded {
                     retry_after: RETRY_AFTER,
                 }),
@@ -268,6 +279,14 @@ impl Drop for Flight {
             tokio::spawn(flight);
         }
     }
+}
+
+fn too_long() -> ServiceError {
+    LedgerError::Timeout(format!(
+        "no answer came in {} s, nor to those before",
+        PATIENCE.as_secs()
+    ))
+    .into()
 }
 
 fn gone() -> ServiceError {

@@ -102,6 +102,44 @@ async fn a_ledger_that_hangs_is_not_waited_for_by_every_reader() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_one_lane_is_away_those_of_another_are_exact() {
+    let (ledger, _cache, service) = counted().await;
+    service.record(pair(1, "elsewhere")).await.unwrap();
+    let (s, elsewhere) = (name("s"), name("elsewhere"));
+    service.count(&elsewhere, None).await.unwrap();
+    let id = ledger.id("elsewhere");
+    ledger.apart.lock().unwrap().push(id);
+    for user in 2..20 {
+        service.record(pair(user, "s")).await.unwrap();
+        sleep(Duration::from_secs(2)).await;
+        let away = service.count(&elsewhere, None).await.unwrap().unwrap();
+        assert_eq!((away.count, away.exact), (1, false));
+        let answer = service.count(&s, None).await.unwrap().unwrap();
+        assert_eq!((answer.count, answer.exact), (user, true));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_says_nothing_is_waited_for_within_bounds_however_many_ask() {
+    let ledger = ModelLedger::new();
+    let config = ServiceConfig {
+        ledger_reads: 2,
+        ..ServiceConfig::default()
+    };
+    let service = start(&ledger, memory(), config);
+    let names: Vec<_> = (0..4_000).map(|n| name(&format!("s{n}"))).collect();
+    for name in &names {
+        service.record(pair(1, name.as_str())).await.unwrap();
+    }
+    *ledger.count_delay.lock().unwrap() = Duration::from_secs(5);
+    ledger.fail(Some(LedgerError::Timeout("hangs".to_owned())));
+    let asked = Instant::now();
+    let answers = join_all(names.chunks(1_000).map(|names| service.counts(names, STRICT))).await;
+    assert!(answers.iter().all(Result::is_err));
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_stale_is_served_where_that_is_not_declared() {
     let ledger = ModelLedger::new();
     let service = start(

@@ -84,3 +84,26 @@ async fn read(service: Arc<Service>, history: History, seed: u64) {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_several_counts_none_grows_old_while_the_others_are_waited_for() {
+    let bound = Duration::from_secs(2);
+    let ledger = ModelLedger::new();
+    let service = start(&ledger, WatchedCache::new(), ServiceConfig::default());
+    let names = ["older", "newer", "unknown"].map(name);
+    for name in &names {
+        service.record(pair(1, name.as_str())).await.unwrap();
+    }
+    *ledger.count_delay.lock().unwrap() = Duration::from_millis(600);
+    service.count(&names[0], Some(Duration::ZERO)).await.unwrap();
+    service.count(&names[1], Some(Duration::ZERO)).await.unwrap();
+    // 1.5 and 0.9 s old now; the third takes 0.6 s, and then the first again.
+    sleep(Duration::from_millis(300)).await;
+    let asked = Instant::now();
+    let answers = service.counts(&names, Some(bound)).await.unwrap();
+    let allowed = bound.max(asked.elapsed());
+    for answer in answers {
+        let answer = answer.unwrap();
+        assert!(answer.exact && answer.staleness <= allowed, "{answer:?}");
+    }
+}

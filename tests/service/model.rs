@@ -86,6 +86,8 @@ pub struct ModelLedger {
     pub record_delay: Mutex<Duration>,
     pub count_delay: Mutex<Duration>,
     pub failure: Mutex<Option<LedgerError>>,
+    /// Segments whose counts alone fail: they live in a lane of their own.
+    pub apart: Mutex<Vec<SegmentId>>,
     pub panics: AtomicBool,
     recording: Mutex<Vec<SegmentName>>,
     /// The most calls of `record` at once, and whether two of them held the same segment.
@@ -121,6 +123,7 @@ impl ModelLedger {
             record_delay: Mutex::default(),
             count_delay: Mutex::default(),
             failure: Mutex::default(),
+            apart: Mutex::default(),
             panics: AtomicBool::new(false),
             recording: Mutex::default(),
             most_at_once: AtomicUsize::new(0),

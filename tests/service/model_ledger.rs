@@ -146,7 +146,14 @@ impl Ledger for ModelLedger {
         }
         self.count_door.pass().await;
         self.check()?;
+        if segments.iter().any(|id| self.lane_of_id(*id) == 1) {
+            return Err(LedgerError::Unreachable("that lane's machine is away".to_owned()));
+        }
         Ok(counts)
+    }
+
+    fn lane_of_id(&self, segment: SegmentId) -> usize {
+        usize::from(self.apart.lock().unwrap().contains(&segment))
     }
 
     async fn put_segment(&self, segment: &NewSegment) -> Result<PutSegment, LedgerError> {

@@ -228,12 +228,14 @@ fn entry(value: Cached, asked: Instant) -> Option<Entry> {
 
 /// Right after the ledger failed, segments whose last value may be served are served so, rather than have each reader wait for a time-out.
 fn skip_while_ledger_pauses(counter: &Counter, runway: &Runway<'_>, wanted: Vec<Wanted>) -> Vec<Wanted> {
-    let Some(limit) = counter.serve_stale.filter(|_| counter.ledger_pauses()) else {
+    let Some(limit) = counter.serve_stale else {
         return wanted;
     };
     let mut rest = Vec::new();
     for wanted in wanted {
-        match counter.last_value(wanted.segment, wanted.cached) {
+        let pauses = counter.ledger_pauses(wanted.segment);
+        let last = counter.last_value(wanted.segment, wanted.cached);
+        match last.filter(|_| pauses) {
             Some(entry) if entry.age() <= limit => {
                 runway.land(
                     wanted.segment,

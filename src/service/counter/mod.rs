@@ -64,7 +64,9 @@ pub(crate) struct Counter {
     metrics: Arc<Metrics>,
     serve_stale: Option<Duration>,
     cache_required: bool,
-    ledger_failed: Mutex<Option<Instant>>,
+    ledger: SharedLedger,
+    /// By lane, since each may live on a machine of its own.
+    ledger_failed: Mutex<HashMap<usize, Instant>>,
 }
 
 impl Counter {
@@ -84,6 +86,7 @@ impl Counter {
             metrics,
             serve_stale: config.serve_stale,
             cache_required: config.cache_required,
+            ledger: Arc::clone(ledger),
             ledger_failed: Mutex::default(),
         })
     }
@@ -94,42 +97,37 @@ impl Counter {
         names: &[SegmentName],
         bound: Duration,
     ) -> Result<Vec<Option<CountAnswer>>, ServiceError> {
-        let (mut answers, gone) = self.counts_of(names, bound).await?;
-        if gone.is_empty() {
+        let (answers, all_there) = self.counts_of(names, bound).await?;
+        if all_there {
             return Ok(answers);
         }
-        // Deleted since their numbers were learnt, and perhaps created anew under others.
-        let again: Vec<SegmentName> = gone.iter().map(|index| names[*index].clone()).collect();
-        let (found, _) = self.counts_of(&again, bound).await?;
-        for (index, answer) in gone.into_iter().zip(found) {
-            answers[index] = answer;
-        }
-        Ok(answers)
+        // Some were deleted since their numbers were learnt, and perhaps created anew under others. All are looked at again: the others' answers have aged.
+        Ok(self.counts_of(names, bound).await?.0)
     }
 
-    /// The same, and the places of those that are gone, whose numbers are forgotten.
+    /// The same, and whether none of them is gone; the numbers of those are forgotten.
     async fn counts_of(
         self: &Arc<Self>,
         names: &[SegmentName],
         bound: Duration,
-    ) -> Result<(Vec<Option<CountAnswer>>, Vec<usize>), ServiceError> {
+    ) -> Result<(Vec<Option<CountAnswer>>, bool), ServiceError> {
         let ids = self.resolve(names).await?;
         let known: Vec<SegmentId> = ids.iter().flatten().copied().collect();
         let mut found = self.find(&known, bound).await.into_iter();
         let mut answers = Vec::with_capacity(names.len());
-        let mut gone = Vec::new();
-        for (index, (name, id)) in names.iter().zip(&ids).enumerate() {
+        let mut all_there = true;
+        for (name, id) in names.iter().zip(&ids) {
             answers.push(match id.and_then(|_| found.next()).transpose()? {
                 Some(found) if found.entry.gone => {
                     self.forget(name);
-                    gone.push(index);
+                    all_there = false;
                     None
                 }
                 Some(found) => Some(self.answer(name.clone(), found, Instant::now())),
                 None => None,
             });
         }
-        Ok((answers, gone))
+        Ok((answers, all_there))
     }
 
     /// Forgets the number of a segment that was deleted.
@@ -200,12 +198,23 @@ impl Counter {
                 .collect();
         }
         let landings = self.relaxed(ids, bound).await;
-        // What a flight with a wider bound brought may be too old for this reader; a statement sent after it arrived never is.
-        let too_old = landings.iter().map(|landing| {
+        // What a flight with a wider bound brought may be too old for this reader, or grow so while others land; a statement sent after it arrived never is. Where
+        // one is, all that are from before are read again, at once: the rest would grow old meanwhile.
+        let now = Instant::now();
+        let from_before = |landing: &Landing| {
             let found = landing.result.as_ref().ok();
-            found.is_some_and(|f| f.level != Level::Stale && f.entry.since < arrived && f.entry.age() > bound)
-        });
-        let too_old: Vec<bool> = too_old.collect();
+            found
+                .filter(|found| found.level != Level::Stale && found.entry.since < arrived)
+                .copied()
+        };
+        let any = landings
+            .iter()
+            .filter_map(from_before)
+            .any(|found| found.entry.age_at(now) > bound);
+        let too_old: Vec<bool> = landings
+            .iter()
+            .map(|landing| any && from_before(landing).is_some())
+            .collect();
         let again: Vec<SegmentId> = ids
             .iter()
             .zip(&too_old)
@@ -290,7 +299,7 @@ impl Counter {
     fn landing(&self, id: SegmentId, landed: Result<Landed<Count>, ServiceError>, cached: Option<Entry>) -> Landing {
         match landed {
             Ok(Landed { value, sent }) => {
-                self.note_ledger(None);
+                self.note_ledger(id, None);
                 let entry = Entry {
                     members: value.members,
                     as_of: value.as_of,
@@ -305,8 +314,10 @@ impl Counter {
                 })
             }
             Err(error) => {
-                if let ServiceError::Ledger(_) = error {
-                    self.note_ledger(Some(Instant::now()));
+                if let ServiceError::Ledger(why) = &error
+                    && why.is_transient()
+                {
+                    self.note_ledger(id, Some(Instant::now()));
                 }
                 Landing {
                     result: Err(error),
@@ -324,13 +335,22 @@ impl Counter {
             .max_by_key(|entry| entry.since)
     }
 
-    fn note_ledger(&self, failed: Option<Instant>) {
-        *self.ledger_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    fn note_ledger(&self, segment: SegmentId, failed: Option<Instant>) {
+        let lane = self.ledger.lane_of_id(segment);
+        let mut lanes = self.ledger_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        match failed {
+            Some(at) => drop(lanes.insert(lane, at)),
+            None => drop(lanes.remove(&lane)),
+        }
     }
 
-    /// Whether the ledger failed so lately that asking again would only make readers wait.
-    fn ledger_pauses(&self) -> bool {
-        let failed = *self.ledger_failed.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Whether the segment's part of the ledger failed so lately that asking again would only make readers wait.
+    fn ledger_pauses(&self, segment: SegmentId) -> bool {
+        let lanes = self.ledger_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if lanes.is_empty() {
+            return false;
+        }
+        let failed = lanes.get(&self.ledger.lane_of_id(segment));
         failed.is_some_and(|at| at.elapsed() < LEDGER_PAUSE)
     }
 
