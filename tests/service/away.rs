@@ -130,6 +130,7 @@ async fn a_ledger_that_says_nothing_is_waited_for_within_bounds_however_many_ask
     let names: Vec<_> = (0..4_000).map(|n| name(&format!("s{n}"))).collect();
     for name in &names {
         service.record(pair(1, name.as_str())).await.unwrap();
+        service.count(name, STRICT).await.unwrap();
     }
     *ledger.count_delay.lock().unwrap() = Duration::from_secs(5);
     ledger.fail(Some(LedgerError::Timeout("hangs".to_owned())));
