@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +22,14 @@ use super::metrics::Metrics;
 /// the protocol between replicas: every version must agree on it.
 pub(crate) const LEASE: Duration = Duration::from_millis(100);
 
+/// Changes of the ledger at once, but for erasures, of which the ledger itself admits few. All meet at the epoch until they are committed, so more would only
+/// hold sessions that pairs and counts could have.
+const AT_ONCE: usize = 4;
+/// How many may wait for those, and for how long.
+const MAX_WAITERS: usize = 1_000;
+const PATIENCE: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// What raises the removal epoch.
 #[derive(Clone)]
 pub(crate) struct Removals {
@@ -30,6 +39,9 @@ pub(crate) struct Removals {
     /// Removals of one commit.
     chunk: usize,
     tasks: TaskTracker,
+    /// Who is being served, and who may wait for that too.
+    serving: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
 }
 
 impl Removals {
@@ -45,13 +57,16 @@ impl Removals {
             invalidator,
             metrics,
             tasks: TaskTracker::new(),
+            serving: Arc::new(Semaphore::new(AT_ONCE)),
+            waiting: Arc::new(Semaphore::new(AT_ONCE + MAX_WAITERS)),
         }
     }
 
     /// Takes users out of segments, in chunks as large as a flush of pairs, each committed on its own: what a statement may take is the same.
     pub(crate) async fn remove(&self, removals: Vec<Removal>) -> Result<Vec<RemovalOutcome>, ServiceError> {
+        let admitted = self.admit().await?;
         let this = self.clone();
-        self.apart("remove", async move {
+        self.apart("remove", Some(admitted), async move {
             let mut outcomes = Vec::with_capacity(removals.len());
             for chunk in removals.chunks(this.chunk) {
                 let removed = this.ledger.remove(chunk).await?;
@@ -65,15 +80,17 @@ impl Removals {
 
     /// Creates a segment or changes its settings: another window raises the epoch too.
     pub(crate) async fn put_segment(&self, segment: NewSegment) -> Result<PutSegment, ServiceError> {
+        let admitted = self.admit().await?;
         let ledger = Arc::clone(&self.ledger);
-        self.apart("put_segment", async move { ledger.put_segment(&segment).await })
-            .await
+        let putting = async move { ledger.put_segment(&segment).await };
+        self.apart("put_segment", Some(admitted), putting).await
     }
 
     /// Deletes a segment; false where there is none.
     pub(crate) async fn delete_segment(&self, name: SegmentName) -> Result<bool, ServiceError> {
+        let admitted = self.admit().await?;
         let this = self.clone();
-        self.apart("delete_segment", async move {
+        self.apart("delete_segment", Some(admitted), async move {
             let deleted = this.ledger.delete_segment(&name).await?;
             this.invalidator.tell(deleted.as_slice());
             Ok(deleted.is_some())
@@ -84,7 +101,7 @@ impl Removals {
     /// Erases a user.
     pub(crate) async fn erase(&self, user: UserId) -> Result<Erasure, ServiceError> {
         let this = self.clone();
-        self.apart("erase", async move {
+        self.apart("erase", None, async move {
             let erasure = this.ledger.erase(&user).await?;
             this.invalidator.tell(&erasure.changed);
             Ok(erasure)
@@ -98,10 +115,24 @@ impl Removals {
         self.tasks.wait().await;
     }
 
+    /// Waits for its turn; nothing of it is done before.
+    async fn admit(&self) -> Result<OwnedSemaphorePermit, ServiceError> {
+        let overloaded = || ServiceError::Overloaded {
+            retry_after: RETRY_AFTER,
+        };
+        let _waits = self.waiting.try_acquire().map_err(|_| overloaded())?;
+        let turn = Arc::clone(&self.serving).acquire_owned();
+        match tokio::time::timeout(PATIENCE, turn).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(overloaded()),
+        }
+    }
+
     /// In a task of its own: a client that goes away in the middle must not cut a transaction off from the notice to the cache.
     async fn apart<T: Send + 'static>(
         &self,
         operation: &'static str,
+        admitted: Option<OwnedSemaphorePermit>,
         work: impl Future<Output = Result<T, LedgerError>> + Send + 'static,
     ) -> Result<T, ServiceError> {
         if self.tasks.is_closed() {
@@ -113,6 +144,8 @@ impl Removals {
                 metrics.ledger_error(operation, error);
                 tracing::warn!(%error, operation, "the ledger did not do it");
             })?;
+            // The next one's turn: only the answer waits from here on.
+            drop(admitted);
             // A moment longer: timers may be early by what they round.
             tokio::time::sleep_until(Instant::now() + LEASE + Duration::from_millis(1)).await;
             Ok::<T, ServiceError>(done)

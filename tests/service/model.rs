@@ -86,6 +86,10 @@ pub struct ModelLedger {
     pub record_delay: Mutex<Duration>,
     pub count_delay: Mutex<Duration>,
     pub failure: Mutex<Option<LedgerError>>,
+    /// Removals: how long each takes, and the most of them at once.
+    pub remove_delay: Mutex<Duration>,
+    pub removing: AtomicUsize,
+    pub most_removing: AtomicUsize,
     /// Segments whose counts alone fail: they live in a lane of their own.
     pub apart: Mutex<Vec<SegmentId>>,
     pub panics: AtomicBool,
@@ -123,6 +127,9 @@ impl ModelLedger {
             record_delay: Mutex::default(),
             count_delay: Mutex::default(),
             failure: Mutex::default(),
+            remove_delay: Mutex::default(),
+            removing: AtomicUsize::new(0),
+            most_removing: AtomicUsize::new(0),
             apart: Mutex::default(),
             panics: AtomicBool::new(false),
             recording: Mutex::default(),

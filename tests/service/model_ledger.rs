@@ -71,6 +71,13 @@ impl Ledger for ModelLedger {
 
     async fn remove(&self, removals: &[Removal]) -> Result<Removed, LedgerError> {
         Self::check(self)?;
+        let at_once = self.removing.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_removing.fetch_max(at_once, Ordering::SeqCst);
+        let delay = *self.remove_delay.lock().unwrap();
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+        self.removing.fetch_sub(1, Ordering::SeqCst);
         let mut state = self.state.lock().unwrap();
         let mut changed = BTreeSet::new();
         let outcome = |removal: &Removal| {

@@ -141,3 +141,20 @@ async fn a_stop_waits_for_a_removal_that_is_under_way_and_takes_no_more() {
         Err(ServiceError::ShuttingDown)
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_of_removals_leaves_the_ledger_to_the_others_and_is_told_to_come_again() {
+    let (ledger, service) = setup();
+    service.record(pair("u", "s")).await.unwrap();
+    *ledger.remove_delay.lock().unwrap() = Duration::from_millis(500);
+    let began = Instant::now();
+    let answers = futures_util::future::join_all((0..3_000).map(|_| service.remove(vec![removal("u", "s")]))).await;
+    assert!(ledger.most_removing.load(std::sync::atomic::Ordering::SeqCst) <= 4);
+    assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
+    let done = answers.iter().filter(|answer| answer.is_ok()).count();
+    let refused = |answer: &&Result<_, _>| matches!(answer, Err(ServiceError::Overloaded { .. }));
+    assert_eq!(done + answers.iter().filter(refused).count(), 3_000);
+    // Four every half second, for as long as one waits.
+    assert!((40..=48).contains(&done), "{done}");
+    assert_eq!(count(&service, "s", Duration::ZERO).await, Some(0));
+}

@@ -37,6 +37,9 @@ const MAX_BARREN_BYTES: usize = 64 * 1024 * 1024;
 /// The same in bad lines. To tell what is wrong with one costs more than to record a good one, and a line may have two bytes.
 const MAX_BARREN_LINES: u64 = 100_000;
 
+/// The same in time: a byte now and then keeps a stream's turn from the others.
+const MAX_BARREN_TIME: Duration = Duration::from_secs(300);
+
 /// Records every good line; after a failure the problem says how far it came.
 pub(super) async fn send(api: &Api, headers: &HeaderMap, body: Body) -> Result<Totals, Problem> {
     let _slot = match tokio::time::timeout(TURN, Arc::clone(api.streams()).acquire_owned()).await {
@@ -54,7 +57,14 @@ pub(super) async fn send(api: &Api, headers: &HeaderMap, body: Body) -> Result<T
     stream.totals.sort();
     match ended.and(drained) {
         Ok(()) => Ok(stream.totals),
-        Err(problem) => Err(problem.with("totals", &stream.totals)),
+        Err(mut problem) => {
+            if problem.kind == Kind::Overloaded {
+                problem.detail =
+                    "no more of the stream was taken; `totals` say what was before. To send all of it again is safe"
+                        .into();
+            }
+            Err(problem.with("totals", &stream.totals))
+        }
     }
 }
 
@@ -65,6 +75,8 @@ struct Stream<'a> {
     chunk: Chunk,
     barren: usize,
     barren_lines: u64,
+    /// When a good pair last came.
+    good_at: Instant,
     flights: Flights,
 }
 
@@ -77,6 +89,7 @@ impl<'a> Stream<'a> {
             chunk: Chunk::default(),
             barren: 0,
             barren_lines: 0,
+            good_at: Instant::now(),
             flights: Flights::default(),
         }
     }
@@ -133,6 +146,7 @@ impl<'a> Stream<'a> {
         self.lines.feed(piece, |number, line| sorter.line(number, line));
         if self.good_lines() > good {
             (self.barren, self.barren_lines) = (0, 0);
+            self.good_at = Instant::now();
         } else {
             self.barren += piece.len();
             self.barren_lines += self.totals.bad_lines() - bad;
@@ -142,6 +156,11 @@ impl<'a> Stream<'a> {
                 "there was no pair within {MAX_BARREN_BYTES} bytes (counted after the encoding is undone) or {MAX_BARREN_LINES} lines; the rest was not read"
             );
             return Err(Problem::new(Kind::BodyTooLarge, detail));
+        }
+        if self.good_at.elapsed() > MAX_BARREN_TIME {
+            let minutes = MAX_BARREN_TIME.as_secs() / 60;
+            let detail = format!("there was no pair within {minutes} minutes; the rest was not read");
+            return Err(Problem::new(Kind::BodyTimeout, detail));
         }
         let full = api.service().commit_pairs();
         loop {
