@@ -88,3 +88,31 @@ async fn single_pairs_beyond_two_flushes_are_refused_before_their_bodies_are_rea
     shutdown.request();
     server.await.unwrap();
 }
+
+/// A client that asks again and again and takes none of its answers holds no connection for ever.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_none_of_its_answers_loses_its_connection() {
+    let large = "x".repeat(4 * 1024 * 1024);
+    let router = axum::Router::new().route("/", axum::routing::get(move || async move { large }));
+    let limits = Limits {
+        unread: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), limits).await.unwrap();
+    let address = listener.address().unwrap();
+    let shutdown = Shutdown::new();
+    let serving = tokio::spawn(listener.serve(router, shutdown.clone()));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    for _ in 0..4 {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    }
+    sleep(Duration::from_secs(8)).await;
+    // What had been sent comes, and then no end of an answer but the connection's.
+    let mut read = Vec::new();
+    let broken = client.read_to_end(&mut read).await;
+    assert!(read.len() < 16 * 1024 * 1024, "all of the answers came");
+    assert!(broken.is_err(), "{broken:?}, {} bytes", read.len());
+    shutdown.request();
+    timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
+}

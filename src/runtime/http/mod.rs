@@ -20,6 +20,8 @@ use futures_util::future::{Either, ready};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
@@ -42,6 +44,8 @@ pub struct Limits {
     pub connections: usize,
     /// How long a request's header may take, and how long a kept connection may idle.
     pub header_timeout: Duration,
+    /// How long an answer may wait for a client that reads nothing of it. Told to the system, where it is Linux.
+    pub unread: Duration,
     /// The most bytes of a header, and of what is read ahead of a body.
     pub header_bytes: usize,
     /// The most header fields.
@@ -53,6 +57,7 @@ impl Default for Limits {
         Self {
             connections: 4_096,
             header_timeout: Duration::from_secs(60),
+            unread: Duration::from_secs(60),
             header_bytes: 32 * 1024,
             header_fields: 64,
         }
@@ -101,15 +106,20 @@ impl From<Router> for Routes {
 }
 
 /// As many may wait to be accepted as are served: a crowd that comes at once would otherwise be dropped by the system, and come again seconds later.
-fn listen(address: SocketAddr, backlog: usize) -> io::Result<TcpListener> {
+///
+/// What was sent and is not acknowledged, or waits for room at a client that reads nothing, ends the connection: hyper watches only what it reads, and would
+/// keep one for ever that asks and does not take its answers. Every connection has that from its listener.
+fn listen(address: SocketAddr, limits: Limits) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
     // A port that was served a moment ago is free.
     socket.set_reuseaddr(true)?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(&socket).set_tcp_user_timeout(Some(limits.unread))?;
     socket.bind(address)?;
-    socket.listen(u32::try_from(backlog).unwrap_or(u32::MAX))
+    socket.listen(u32::try_from(limits.connections).unwrap_or(u32::MAX))
 }
 
 /// A bound address, ready to serve.
@@ -126,7 +136,7 @@ impl Listener {
     /// What the system said: the address is in use, or may not be used.
     pub async fn bind(address: SocketAddr, limits: Limits) -> io::Result<Self> {
         Ok(Self {
-            tcp: listen(address, limits.connections)?,
+            tcp: listen(address, limits)?,
             limits,
         })
     }
