@@ -25,8 +25,11 @@ use super::ServiceError;
 /// The most keys of one statement.
 const MAX_KEYS: usize = 256;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How long a reader waits, for the flights before its own too: twice this, with what is around it, is less than the 15 s within which every answer comes.
-const PATIENCE: Duration = Duration::from_secs(7);
+/// The longest that a reader waits, for the flights before its own too. A name, a count and what is read again of several are three of these: within the
+/// 15 s in which every answer comes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// What is said where that passed and no statement was sent.
+const UNSENT: &str = "no statement could be sent yet, behind those of others";
 
 /// Which flights a reader may join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,15 +102,18 @@ where
         Self { inner: Arc::new(inner) }
     }
 
-    /// Reads many keys, gathered before anything is sent; answers in their order.
-    pub(crate) async fn get_many(&self, keys: impl IntoIterator<Item = (K, Join)>) -> Vec<Outcome<V>> {
+    /// Reads many keys, gathered before anything is sent; answers in their order, an error for each that does not come in time.
+    pub(crate) async fn get_many(
+        &self,
+        keys: impl IntoIterator<Item = (K, Join)>,
+        patience: Duration,
+    ) -> Vec<Outcome<V>> {
         let receivers: Vec<_> = {
             let mut state = self.inner.lock();
-            keys.into_iter()
-                .map(|(key, join)| state.enter(key, join, self.inner.max_waiters))
-                .collect()
+            let enter = |(key, join): (K, Join)| (key.clone(), state.enter(key, join, self.inner.max_waiters));
+            keys.into_iter().map(enter).collect()
         };
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience;
         if let Some(flight) = Inner::board(&self.inner) {
             if receivers.len() > 1 {
                 // More than one may leave: keys of another kind, or more than one flight takes.
@@ -117,11 +123,11 @@ where
             let _ = tokio::time::timeout_at(until, flight).await;
         }
         let mut outcomes = Vec::with_capacity(receivers.len());
-        for receiver in receivers {
+        for (key, receiver) in receivers {
             outcomes.push(match receiver {
                 Some(receiver) => match tokio::time::timeout_at(until, receiver).await {
                     Ok(landed) => landed.unwrap_or_else(|_| Err(gone())),
-                    Err(_) => Err(too_long()),
+                    Err(_) => Err(self.too_long(&key, patience)),
                 },
                 None => Err(ServiceError::Overloaded {
                     retry_after: RETRY_AFTER,
@@ -130,6 +136,21 @@ where
         }
         outcomes
     }
+
+    fn too_long(&self, key: &K, patience: Duration) -> ServiceError {
+        let sent = self.inner.lock().flying.contains_key(key);
+        let why = if sent {
+            format!("no answer came in {patience:?}")
+        } else {
+            UNSENT.to_owned()
+        };
+        LedgerError::Timeout(why).into()
+    }
+}
+
+/// Whether an error says nothing of the ledger: what was waited for was never sent.
+pub(crate) fn was_never_sent(error: &ServiceError) -> bool {
+    matches!(error, ServiceError::Ledger(LedgerError::Timeout(why)) if why == UNSENT)
 }
 
 impl<K: Clone + Eq + Hash, V> State<K, V> {
@@ -279,14 +300,6 @@ impl Drop for Flight {
             tokio::spawn(flight);
         }
     }
-}
-
-fn too_long() -> ServiceError {
-    LedgerError::Timeout(format!(
-        "no answer came in {} s, nor to those before",
-        PATIENCE.as_secs()
-    ))
-    .into()
 }
 
 fn gone() -> ServiceError {

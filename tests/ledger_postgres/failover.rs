@@ -71,6 +71,12 @@ async fn rule_4_a_session_that_has_become_a_standbys_answers_nothing() {
         let errors = [
             ledger.count(&all).await.unwrap_err(),
             ledger.resolve(std::slice::from_ref(&name)).await.unwrap_err(),
+            ledger.segment(&name).await.unwrap_err(),
+            ledger.segments(None, 10).await.unwrap_err(),
+            ledger
+                .segments(Some(&SegmentName::new("t").unwrap()), 10)
+                .await
+                .unwrap_err(),
         ];
         for error in errors {
             assert!(matches!(error, LedgerError::ReadOnly(_)), "{error:?}");

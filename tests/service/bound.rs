@@ -107,3 +107,27 @@ async fn of_several_counts_none_grows_old_while_the_others_are_waited_for() {
         assert!(answer.exact && answer.staleness <= allowed, "{answer:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_several_counts_one_that_is_still_within_its_bound_is_answered_though_its_lane_is_away() {
+    let bound = Duration::from_secs(2);
+    let ledger = ModelLedger::new();
+    let service = start(&ledger, WatchedCache::new(), ServiceConfig::default());
+    let names = ["older", "newer", "unknown"].map(name);
+    for name in &names {
+        service.record(pair(1, name.as_str())).await.unwrap();
+    }
+    *ledger.count_delay.lock().unwrap() = Duration::from_millis(600);
+    service.count(&names[0], Some(Duration::ZERO)).await.unwrap();
+    service.count(&names[1], Some(Duration::ZERO)).await.unwrap();
+    sleep(Duration::from_millis(300)).await;
+    *ledger.count_delay.lock().unwrap() = Duration::from_millis(310);
+    ledger.apart.lock().unwrap().push(ledger.id("newer"));
+    sleep(Duration::from_millis(300)).await;
+    // The first grows too old, the second does not, and is looked for in vain.
+    let answers = service.counts(&names, Some(bound)).await.unwrap();
+    for answer in answers {
+        let answer = answer.unwrap();
+        assert!(answer.exact && answer.staleness <= bound, "{answer:?}");
+    }
+}

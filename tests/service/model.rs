@@ -92,6 +92,8 @@ pub struct ModelLedger {
     pub most_removing: AtomicUsize,
     /// Segments whose counts alone fail: they live in a lane of their own.
     pub apart: Mutex<Vec<SegmentId>>,
+    /// How long that takes.
+    pub apart_delay: Mutex<Duration>,
     pub panics: AtomicBool,
     recording: Mutex<Vec<SegmentName>>,
     /// The most calls of `record` at once, and whether two of them held the same segment.
@@ -131,6 +133,7 @@ impl ModelLedger {
             removing: AtomicUsize::new(0),
             most_removing: AtomicUsize::new(0),
             apart: Mutex::default(),
+            apart_delay: Mutex::default(),
             panics: AtomicBool::new(false),
             recording: Mutex::default(),
             most_at_once: AtomicUsize::new(0),

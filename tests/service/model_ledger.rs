@@ -154,6 +154,8 @@ impl Ledger for ModelLedger {
         self.count_door.pass().await;
         self.check()?;
         if segments.iter().any(|id| self.lane_of_id(*id) == 1) {
+            let delay = *self.apart_delay.lock().unwrap();
+            sleep(delay).await;
             return Err(LedgerError::Unreachable("that lane's machine is away".to_owned()));
         }
         Ok(counts)

@@ -149,7 +149,7 @@ pub(super) fn not_of_a_standby(standby: bool) -> Result<(), LedgerError> {
     Ok(())
 }
 
-async fn is_standby(session: &mut PgConnection) -> Result<bool, sqlx::Error> {
+pub(super) async fn is_standby(session: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT pg_is_in_recovery()")
         .fetch_one(session)
         .await

@@ -2,7 +2,7 @@
 
 use super::PostgresLedger;
 use super::lanes::Lane;
-use super::session::{PART, STEP, over};
+use super::session::{PART, STEP, UNHEARD, over};
 use crate::counting::SegmentId;
 use crate::ledger::LedgerError;
 
@@ -179,7 +179,7 @@ impl PostgresLedger {
                     .bind(value);
                 let done = match over!(self, PART, session => deleting.execute(&mut *session)) {
                     // A slow disk: fewer take less.
-                    Err(LedgerError::Timeout(_)) if at_once > 1 => {
+                    Err(LedgerError::Timeout(why)) if at_once > 1 && why != UNHEARD => {
                         at_once = (at_once / 4).max(1);
                         continue;
                     }

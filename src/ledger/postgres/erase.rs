@@ -49,9 +49,17 @@ pub(super) fn deleting() -> String {
     DELETE.replace("{counters}", counters::MOVED)
 }
 
-/// `$1` user: whether a copy that a move makes, or has left, may have something of the user.
-const MAY_BE_COPIED: &str = r#"
-SELECT EXISTS (SELECT FROM "{base}".segment_deleted WHERE moved) OR EXISTS (SELECT FROM "{base}".move_log WHERE user_id = $1)
+/// Whether there is a copy that a move makes, or has left: it is noted before anything is copied.
+const COPIES: &str = r#"SELECT EXISTS (SELECT FROM "{base}".segment_deleted WHERE moved)"#;
+
+/// `$1` user, `$2` receipt: what moves noted of the user, who is kept out until the erasure of that receipt ends. Afterwards notes may be of a pair that came after it.
+const FORGET_NOTES: &str = r#"
+WITH kept_out AS MATERIALIZED (
+  SELECT FROM "{base}".suppression s
+   WHERE s.user_hash = sha256((SELECT key FROM "{base}".suppression_key) || convert_to($1, 'UTF8')) AND s.receipt = $2::uuid AND s.erased_at IS NULL
+     FOR SHARE OF s
+)
+DELETE FROM "{base}".move_log WHERE user_id = $1 AND EXISTS (SELECT FROM kept_out)
 "#;
 
 /// `$1` clock, `$2` user, `$3` receipt, `$4` and `$5` what was deleted, `$6` how long the suppression lasts (µs), `$7` the last removal or erasure
@@ -99,7 +107,7 @@ impl PostgresLedger {
         })?;
         // Not those that were known before: a lane that is added from here on has only writers who see the suppression.
         let lanes = self.lanes_now().await?;
-        let gone = self.erase_everywhere(&lanes, user).await?;
+        let gone = self.erase_everywhere(&lanes, user, &receipt).await?;
         let before = before.flatten().map(jiff_sqlx::Timestamp::to_jiff).max(gone.removed_at);
         let finishing = sqlx::query_as(lanes.finish_erasure.clone())
             .bind(self.clock())
@@ -125,14 +133,14 @@ impl PostgresLedger {
         })
     }
 
-    async fn erase_everywhere(&self, lanes: &Lanes, user: &UserId) -> Result<Gone, LedgerError> {
+    async fn erase_everywhere(&self, lanes: &Lanes, user: &UserId, receipt: &str) -> Result<Gone, LedgerError> {
         // A segment must not change its lane between one lane's part of this and another's.
         let still = self.shared_guard(LANE_CHANGE_LOCK, PART).await?;
         // Not more at once than half of the pool has sessions for, or they would wait for each other's.
         let at_once = usize::try_from(self.pool.options().get_max_connections() / 2).map_or(1, |half| half.max(1));
         let parts: Vec<_> = lanes.iter().map(|lane| self.erase_in(lane, user)).collect();
         let parts: Vec<Gone> = stream::iter(parts).buffered(at_once).try_collect().await?;
-        self.erase_copies(lanes, user).await?;
+        self.erase_copies(lanes, user, receipt).await?;
         // Where it was lost meanwhile, a segment may have gone from a lane that was still to come to one that was done.
         still.end().await?;
         let mut all = Gone::default();
@@ -171,21 +179,20 @@ impl PostgresLedger {
 
     /// A statement of a move that had read the user before the lanes were worked through may have written the copy after its lane was; and the
     /// triggers of a move note whose rows are deleted. Now that no lane has the user, no statement that begins copies anything of them.
-    async fn erase_copies(&self, lanes: &Lanes, user: &UserId) -> Result<(), LedgerError> {
+    async fn erase_copies(&self, lanes: &Lanes, user: &UserId, receipt: &str) -> Result<(), LedgerError> {
         // Citus moves lanes whole, and itself.
         if lanes.distributed {
             return Ok(());
         }
-        let asking = sqlx::query_scalar(self.sql(MAY_BE_COPIED)).bind(user.as_str());
-        let may_be: bool = over!(self, ANSWER, session => asking.fetch_one(&mut *session))?;
-        if !may_be {
+        let asking = sqlx::query_scalar(self.sql(COPIES));
+        let copies: bool = over!(self, ANSWER, session => asking.fetch_one(&mut *session))?;
+        if !copies {
             return Ok(());
         }
         for lane in lanes.iter() {
             self.erase_memberships(lane, user).await?;
         }
-        let forgetting =
-            sqlx::query(self.sql("DELETE FROM \"{base}\".move_log WHERE user_id = $1")).bind(user.as_str());
+        let forgetting = sqlx::query(self.sql(FORGET_NOTES)).bind(user.as_str()).bind(receipt);
         over!(self, PART, session => forgetting.execute(&mut *session))?;
         Ok(())
     }

@@ -10,6 +10,9 @@ use super::session::{STEP, over};
 use super::{PostgresLedger, distributed};
 use crate::ledger::LedgerError;
 
+/// How often a migration tries where somebody reads a history.
+const TRIES: u32 = 60;
+
 /// How long what was looked at is believed to stand.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
 
@@ -25,8 +28,8 @@ pub(super) async fn ensure(ledger: &PostgresLedger, session: &mut PgConnection) 
         return Ok(());
     }
     match look(ledger, session).await {
-        // Somebody reads a history for long (a dump). It is the next month's that is missing, or this one's were missed for a month: it can wait.
-        Err(LedgerError::Timeout(why)) if looked.is_some() => {
+        // Somebody reads a history for long (a dump). What is missing is the next month's, but where nobody looked for a month: it can wait.
+        Err(LedgerError::Timeout(why)) => {
             tracing::warn!(why, "the next partitions of the history are not made yet");
         }
         done => done?,
@@ -35,8 +38,7 @@ pub(super) async fn ensure(ledger: &PostgresLedger, session: &mut PgConnection) 
     Ok(())
 }
 
-/// Makes them whenever it was last looked.
-pub(super) async fn look(ledger: &PostgresLedger, session: &mut PgConnection) -> Result<(), LedgerError> {
+async fn look(ledger: &PostgresLedger, session: &mut PgConnection) -> Result<(), LedgerError> {
     let lanes = match ledger.lanes.load_full() {
         Some(lanes) => lanes,
         None => ledger.read_lanes(&mut *session).await?,
@@ -45,8 +47,23 @@ pub(super) async fn look(ledger: &PostgresLedger, session: &mut PgConnection) ->
     make(ledger, &lanes_of, lanes.distributed, session).await
 }
 
-/// Makes those of some lanes, known to other processes or not yet, and of the trend.
-pub(super) async fn make(
+/// Makes those of a lane, known to other processes or not yet, and of the trend, however long somebody reads them.
+pub(super) async fn make_patiently(
+    ledger: &PostgresLedger,
+    lane: &str,
+    distributed: bool,
+    session: &mut PgConnection,
+) -> Result<(), LedgerError> {
+    for _ in 1..TRIES {
+        match make(ledger, &[lane], distributed, session).await {
+            Err(LedgerError::Timeout(_)) => tokio::time::sleep(Duration::from_millis(500)).await,
+            done => return done,
+        }
+    }
+    make(ledger, &[lane], distributed, session).await
+}
+
+async fn make(
     ledger: &PostgresLedger,
     lanes: &[&str],
     distributed: bool,

@@ -9,7 +9,8 @@ use super::{PostgresLedger, counters, partitions, timestamp};
 use crate::counting::{Removal, SegmentId, SegmentName};
 use crate::ledger::{LedgerError, RemovalOutcome, Removed};
 
-/// Ends memberships and marks their rows; makes the row where there is none. Lock order: memberships, buckets, totals, each sorted.
+/// Ends memberships and marks their rows; makes the row where there is none. Lock order: memberships (those of users who are
+/// being erased, whom nobody writes, after the others), buckets, totals, each sorted.
 ///
 /// `$1` clock, `$2` segment ids, `$3` users, `$4` settle / 2 (µs).
 ///

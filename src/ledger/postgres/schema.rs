@@ -54,13 +54,8 @@ impl PostgresLedger {
                     .await?;
             }
             // Known to the others only once it stands, with where its history goes.
-            partitions::make(
-                self,
-                &[&lanes::schema_of(&self.base, number)],
-                distribution.is_some(),
-                session,
-            )
-            .await?;
+            let lane = lanes::schema_of(&self.base, number);
+            partitions::make_patiently(self, &lane, distribution.is_some(), session).await?;
             sqlx::query(self.sql("INSERT INTO \"{base}\".lane (number) VALUES ($1) ON CONFLICT DO NOTHING"))
                 .bind(number)
                 .execute(&mut *session)
@@ -70,7 +65,6 @@ impl PostgresLedger {
             distribution.note(session).await?;
         }
         self.read_lanes(&mut *session).await?;
-        partitions::look(self, &mut *session).await?;
         guard.end().await?;
         self.schema_state(session).await
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use sqlx::{Connection, FromRow, PgConnection};
 
-use super::connect::not_of_a_standby;
+use super::connect::{is_standby, not_of_a_standby};
 use super::lanes::Home;
 use super::session::{ANSWER, over};
 use super::{PostgresLedger, timestamp};
@@ -74,6 +74,7 @@ struct Row {
     window_seconds: Option<i64>,
     description: Option<String>,
     created: i64,
+    standby: bool,
 }
 
 impl Row {
@@ -271,8 +272,11 @@ impl PostgresLedger {
 
     pub(super) async fn one_segment(&self, name: &SegmentName) -> Result<Option<SegmentInfo>, LedgerError> {
         let finding = sqlx::query_as(self.sql(&select("s.name = $1", ""))).bind(name.as_str());
-        let row: Option<Row> = over!(self, ANSWER, session => finding.fetch_optional(&mut *session))?;
-        let Some(row) = row else { return Ok(None) };
+        let mut rows = over!(self, ANSWER, session => async {
+            let rows = finding.fetch_all(&mut *session).await?;
+            of_the_primary(rows, &mut session).await
+        })?;
+        let Some(row) = rows.pop() else { return Ok(None) };
         let count = self.count_segments(&[SegmentId(row.id)]).await?;
         match count.first() {
             Some(count) if count.exists => row.into_info(count.members).map(Some),
@@ -289,7 +293,10 @@ impl PostgresLedger {
         let listing = sqlx::query_as(self.sql(&select("s.name > $1", "ORDER BY s.name LIMIT $2")))
             .bind(after.map_or("", SegmentName::as_str))
             .bind(i64::from(limit) + 1);
-        let mut rows: Vec<Row> = over!(self, ANSWER, session => listing.fetch_all(&mut *session))?;
+        let mut rows = over!(self, ANSWER, session => async {
+            let rows = listing.fetch_all(&mut *session).await?;
+            of_the_primary(rows, &mut session).await
+        })?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = rows.len() > limit;
         rows.truncate(limit);
@@ -307,9 +314,19 @@ impl PostgresLedger {
     }
 }
 
+/// Rows, or none, if they do not come from a standby.
+async fn of_the_primary(rows: Vec<Row>, session: &mut PgConnection) -> Result<Vec<Row>, LedgerError> {
+    let standby = match rows.first() {
+        Some(row) => row.standby,
+        None => is_standby(session).await?,
+    };
+    not_of_a_standby(standby)?;
+    Ok(rows)
+}
+
 fn select(condition: &str, tail: &str) -> String {
     format!(
-        "SELECT s.id, s.name, s.window_seconds, s.description, (extract(epoch FROM s.created_at) * 1000000)::bigint AS created
+        "SELECT s.id, s.name, s.window_seconds, s.description, (extract(epoch FROM s.created_at) * 1000000)::bigint AS created, pg_is_in_recovery() AS standby
            FROM \"{{base}}\".segment s WHERE {condition} {tail}"
     )
 }

@@ -25,6 +25,9 @@ pub(super) const PART: Duration = Duration::from_secs(10);
 /// What a step of a job waits for: more than its few statements may take by their `statement_timeout` (at most 30 s each).
 pub(super) const STEP: Duration = Duration::from_secs(120);
 
+/// What is said of a session from which nothing came, not even that it took too long.
+pub(super) const UNHEARD: &str = "a session did not answer and was given up";
+
 /// What came of waiting for an answer.
 pub(super) type Waited<T, E> = Result<Result<T, E>, Elapsed>;
 
@@ -186,9 +189,7 @@ impl Session {
                 }
                 answer
             }
-            Err(_) => Err(LedgerError::Timeout(
-                "a session did not answer and was given up".to_owned(),
-            )),
+            Err(_) => Err(LedgerError::Timeout(UNHEARD.to_owned())),
         }
     }
 

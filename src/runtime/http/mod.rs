@@ -117,7 +117,9 @@ fn listen(address: SocketAddr, limits: Limits) -> io::Result<TcpListener> {
     // A port that was served a moment ago is free.
     socket.set_reuseaddr(true)?;
     #[cfg(target_os = "linux")]
-    SockRef::from(&socket).set_tcp_user_timeout(Some(limits.unread))?;
+    if let Err(error) = SockRef::from(&socket).set_tcp_user_timeout(Some(limits.unread)) {
+        tracing::warn!(%error, "clients that read nothing of their answers keep their connections: the system takes no TCP_USER_TIMEOUT");
+    }
     socket.bind(address)?;
     socket.listen(u32::try_from(limits.connections).unwrap_or(u32::MAX))
 }

@@ -15,12 +15,12 @@ use crate::counting::SegmentId;
 use crate::ledger::{Count, LedgerError};
 
 use super::super::ServiceError;
-use super::super::gather::{Join, Landed};
+use super::super::gather::{Join, Landed, PATIENCE};
 use super::super::metrics::Level;
 use super::{Counter, Entry, Found};
 
 /// How long a ledger that hangs is waited for where the last value may be served.
-const LEDGER_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const LEDGER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// While another replica holds the claim it reads the very value that is wanted here: the pauses before each further look for it. Then the
 /// ledger is asked all the same, since that replica may have died.
@@ -263,20 +263,17 @@ async fn ask_ledger(counter: &Counter, wanted: &[Wanted]) -> Vec<Result<Landed<C
             Join::Any
         }
     };
-    let asked = counter
-        .counts
-        .get_many(wanted.iter().map(|wanted| (wanted.segment, join(wanted))));
     let has_last_value = |wanted: &Wanted| {
         let last = counter.last_value(wanted.segment, wanted.cached);
         last.is_some_and(|entry| counter.serve_stale.is_some_and(|limit| entry.age() <= limit))
     };
-    if !wanted.iter().all(has_last_value) {
-        return asked.await;
-    }
-    tokio::time::timeout(LEDGER_PATIENCE, asked).await.unwrap_or_else(|_| {
-        let hangs = LedgerError::Timeout(format!("no count came in {LEDGER_PATIENCE:?}"));
-        wanted.iter().map(|_| Err(hangs.clone().into())).collect()
-    })
+    let patience = if wanted.iter().all(has_last_value) {
+        LEDGER_PATIENCE
+    } else {
+        PATIENCE
+    };
+    let keys = wanted.iter().map(|wanted| (wanted.segment, join(wanted)));
+    counter.counts.get_many(keys, patience).await
 }
 
 /// The segments of a flight that have not landed. Whatever ends the flight opens them for the next: none may stay closed for ever.

@@ -20,7 +20,7 @@ use crate::cache::SharedCache;
 use crate::counting::{SegmentId, SegmentName};
 use crate::ledger::{Count, SharedLedger};
 
-use super::gather::{Gather, Join, Landed};
+use super::gather::{Gather, Join, Landed, PATIENCE, was_never_sent};
 use super::metrics::{Level, Metrics};
 use super::{ServiceConfig, ServiceError};
 
@@ -176,7 +176,7 @@ impl Counter {
         let landed = if unknown.is_empty() {
             Vec::new()
         } else {
-            self.resolves.get_many(asked).await
+            self.resolves.get_many(asked, PATIENCE).await
         };
         for (index, landed) in unknown.into_iter().zip(landed) {
             ids[index] = landed?.value;
@@ -191,57 +191,50 @@ impl Counter {
         let arrived = Instant::now();
         if bound.is_zero() {
             return self
-                .strict(ids)
+                .strict(ids, PATIENCE)
                 .await
                 .into_iter()
                 .map(|landing| landing.result)
                 .collect();
         }
-        let landings = self.relaxed(ids, bound).await;
-        // What a flight with a wider bound brought may be too old for this reader, or grow so while others land; a statement sent after it arrived never is. Where
-        // one is, all that are from before are read again, at once: the rest would grow old meanwhile.
-        let now = Instant::now();
-        let from_before = |landing: &Landing| {
-            let found = landing.result.as_ref().ok();
-            found
-                .filter(|found| found.level != Level::Stale && found.entry.since < arrived)
-                .copied()
-        };
-        let any = landings
-            .iter()
-            .filter_map(from_before)
-            .any(|found| found.entry.age_at(now) > bound);
-        let too_old: Vec<bool> = landings
-            .iter()
-            .map(|landing| any && from_before(landing).is_some())
-            .collect();
-        let again: Vec<SegmentId> = ids
-            .iter()
-            .zip(&too_old)
-            .filter(|(_, old)| **old)
-            .map(|(id, _)| *id)
-            .collect();
-        let mut strict = if again.is_empty() {
-            Vec::new()
-        } else {
-            self.strict(&again).await
-        }
-        .into_iter();
-        let mut results = Vec::with_capacity(ids.len());
-        for (landing, old) in landings.into_iter().zip(too_old) {
-            let landing = if old {
-                strict.next().unwrap_or_else(Landing::lost)
-            } else {
-                landing
+        let mut landings = self.relaxed(ids, bound).await;
+        // What a flight with a wider bound brought may be too old for this reader, or grow so while others land; a statement sent after it arrived never is. With one
+        // that is too old those are read again that would be so by then; what has all the same become so meanwhile, once more.
+        for last in [false, true] {
+            let (now, spent) = (Instant::now(), arrived.elapsed());
+            let age = |landing: &Landing| {
+                let found = landing.result.as_ref().ok()?;
+                let from_before = found.level != Level::Stale && found.entry.since < arrived;
+                from_before.then(|| found.entry.age_at(now))
             };
-            results.push(landing.or_stale(self.serve_stale));
+            if !landings.iter().filter_map(age).any(|age| age > bound) {
+                break;
+            }
+            let margin = if last { Duration::ZERO } else { 2 * spent };
+            let too_old = |index: &usize| age(&landings[*index]).is_some_and(|age| age + margin > bound);
+            let places: Vec<usize> = (0..ids.len()).filter(too_old).collect();
+            let again: Vec<SegmentId> = places.iter().map(|index| ids[*index]).collect();
+            let patience = self.serve_stale.map_or(PATIENCE, |_| flight::LEDGER_PATIENCE);
+            for (index, landing) in places.into_iter().zip(self.strict(&again, patience).await) {
+                let before = landings[index]
+                    .result
+                    .as_ref()
+                    .is_ok_and(|found| found.entry.age() <= bound);
+                if landing.result.is_ok() || !before {
+                    landings[index] = landing;
+                }
+            }
         }
-        results
+        landings
+            .into_iter()
+            .map(|landing| landing.or_stale(self.serve_stale))
+            .collect()
     }
 
     /// From the ledger, by statements that are sent after this call.
-    async fn strict(&self, ids: &[SegmentId]) -> Vec<Landing> {
-        let landed = self.counts.get_many(ids.iter().map(|id| (*id, Join::Unsent))).await;
+    async fn strict(&self, ids: &[SegmentId], patience: Duration) -> Vec<Landing> {
+        let keys = ids.iter().map(|id| (*id, Join::Unsent));
+        let landed = self.counts.get_many(keys, patience).await;
         ids.iter()
             .zip(landed)
             .map(|(id, landed)| self.landing(*id, landed, None))
@@ -314,9 +307,7 @@ impl Counter {
                 })
             }
             Err(error) => {
-                if let ServiceError::Ledger(why) = &error
-                    && why.is_transient()
-                {
+                if matches!(error, ServiceError::Ledger(_)) && !was_never_sent(&error) {
                     self.note_ledger(id, Some(Instant::now()));
                 }
                 Landing {

@@ -17,11 +17,12 @@ use crate::ledger::postgres::{PostgresLedger, Statement, statement};
 const CHUNK: i64 = 5_000;
 /// With so few noted keys left the change begins: copying them takes milliseconds.
 const FEW: usize = 500;
-/// `$1` segment, `$2` the user after whom to go on, `$3` how many.
+/// `$1` segment, `$2` the user after whom to go on, `$3` how many. Whoever moves the segment next waits for this one, by its lock on the source: see
+/// `take_traces_away`.
 const COPY: &str = r#"
 WITH next AS MATERIALIZED (
   SELECT segment_id, expires_at, prev_expires_at, removed_at, user_id FROM "{lane}".membership
-   WHERE segment_id = $1 AND user_id > $2 COLLATE "C" ORDER BY user_id LIMIT $3
+   WHERE segment_id = $1 AND user_id > $2 COLLATE "C" AND {held} ORDER BY user_id LIMIT $3
 ), put AS (
   INSERT INTO "{target}".membership AS m (segment_id, expires_at, prev_expires_at, removed_at, user_id)
   SELECT segment_id, expires_at, prev_expires_at, removed_at, user_id FROM next
