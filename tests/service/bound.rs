@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
+use segment_counter::counting::SegmentName;
 use segment_counter::service::{Service, ServiceConfig};
 use tokio::time::{Instant, sleep};
 
@@ -85,9 +86,10 @@ async fn read(service: Arc<Service>, history: History, seed: u64) {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn of_several_counts_none_grows_old_while_the_others_are_waited_for() {
-    let bound = Duration::from_secs(2);
+const BOUND: Duration = Duration::from_secs(2);
+
+/// Three segments, of which this process has read the first 0.6 s before the second, and the third never.
+async fn of_different_ages() -> (Arc<ModelLedger>, Arc<Service>, [SegmentName; 3]) {
     let ledger = ModelLedger::new();
     let service = start(&ledger, WatchedCache::new(), ServiceConfig::default());
     let names = ["older", "newer", "unknown"].map(name);
@@ -97,11 +99,17 @@ async fn of_several_counts_none_grows_old_while_the_others_are_waited_for() {
     *ledger.count_delay.lock().unwrap() = Duration::from_millis(600);
     service.count(&names[0], Some(Duration::ZERO)).await.unwrap();
     service.count(&names[1], Some(Duration::ZERO)).await.unwrap();
+    (ledger, service, names)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_counts_none_grows_old_while_the_others_are_waited_for() {
+    let (_ledger, service, names) = of_different_ages().await;
     // 1.5 and 0.9 s old now; the third takes 0.6 s, and then the first again.
     sleep(Duration::from_millis(300)).await;
     let asked = Instant::now();
-    let answers = service.counts(&names, Some(bound)).await.unwrap();
-    let allowed = bound.max(asked.elapsed());
+    let answers = service.counts(&names, Some(BOUND)).await.unwrap();
+    let allowed = BOUND.max(asked.elapsed());
     for answer in answers {
         let answer = answer.unwrap();
         assert!(answer.exact && answer.staleness <= allowed, "{answer:?}");
@@ -110,24 +118,13 @@ async fn of_several_counts_none_grows_old_while_the_others_are_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn of_several_counts_one_that_is_still_within_its_bound_is_answered_though_its_lane_is_away() {
-    let bound = Duration::from_secs(2);
-    let ledger = ModelLedger::new();
-    let service = start(&ledger, WatchedCache::new(), ServiceConfig::default());
-    let names = ["older", "newer", "unknown"].map(name);
-    for name in &names {
-        service.record(pair(1, name.as_str())).await.unwrap();
-    }
-    *ledger.count_delay.lock().unwrap() = Duration::from_millis(600);
-    service.count(&names[0], Some(Duration::ZERO)).await.unwrap();
-    service.count(&names[1], Some(Duration::ZERO)).await.unwrap();
-    sleep(Duration::from_millis(300)).await;
+    let (ledger, service, names) = of_different_ages().await;
     *ledger.count_delay.lock().unwrap() = Duration::from_millis(310);
     ledger.apart.lock().unwrap().push(ledger.id("newer"));
-    sleep(Duration::from_millis(300)).await;
-    // The first grows too old, the second does not, and is looked for in vain.
-    let answers = service.counts(&names, Some(bound)).await.unwrap();
-    for answer in answers {
+    // 1.8 and 1.2 s old now: the first grows too old, the second does not, and is looked for in vain.
+    sleep(Duration::from_millis(600)).await;
+    for answer in service.counts(&names, Some(BOUND)).await.unwrap() {
         let answer = answer.unwrap();
-        assert!(answer.exact && answer.staleness <= bound, "{answer:?}");
+        assert!(answer.exact && answer.staleness <= BOUND, "{answer:?}");
     }
 }
