@@ -19,7 +19,7 @@ impl From<sqlx::Error> for LedgerError {
                     Some("42P01" | "3F000" | "42703") => Self::Schema(text),
                     // Query cancelled by its limit, lock not available, too many clients: try again.
                     Some("57014" | "55P03" | "53300" | "40001" | "40P01") => Self::Timeout(text),
-                    // A month of the history has no partition yet, since somebody reads the table for long: it is made as soon as it can be.
+                    // A month of the history has no partition yet, since somebody reads the table for long: it is tried again within minutes.
                     Some("23514") => Self::Timeout(text),
                     // The database does not exist, or refuses connections for now (starting, stopping, in recovery).
                     Some("3D000" | "57P01" | "57P02" | "57P03") => Self::Unreachable(text),

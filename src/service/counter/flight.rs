@@ -233,9 +233,11 @@ fn skip_while_ledger_pauses(counter: &Counter, runway: &Runway<'_>, wanted: Vec<
     };
     let mut rest = Vec::new();
     for wanted in wanted {
-        let pauses = counter.ledger_pauses(wanted.segment);
-        let last = counter.last_value(wanted.segment, wanted.cached);
-        match last.filter(|_| pauses) {
+        if !counter.ledger_pauses(wanted.segment) {
+            rest.push(wanted);
+            continue;
+        }
+        match counter.last_value(wanted.segment, wanted.cached) {
             Some(entry) if entry.age() <= limit => {
                 runway.land(
                     wanted.segment,
